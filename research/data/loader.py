@@ -1,0 +1,333 @@
+"""From sources to batches: an order that depends on the seed and the step alone.
+
+The training stream is a pure function of (seed, step): row r of global batch k stands
+at position p = k * batch_size + r; position p is an example (`permutation.permuted`)
+and a random generator for its transforms. So batch k is the same, bit for bit, for
+every number of processes, workers and restarts, and to resume takes the step number.
+
+How batches are made ready ahead of time is separate from what they are: a background
+thread here, or worker processes that Grain runs.
+"""
+
+import itertools
+import sys
+import warnings
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from research.data.permutation import permuted
+from research.data.sources import Example, Source
+from research.data.transforms import Transform
+from research.errors import UserError
+
+Batch = dict[str, np.ndarray]
+"""Arrays with a leading batch dimension, by name."""
+
+Spec = dict[str, tuple[tuple[int, ...], str]]
+"""The shape and the dtype of the parts of an example, by name."""
+
+Batches = Generator[Batch, None, None]
+"""An iterator of batches. `close()` it to end its thread or processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What an experiment reads, and in which batches.
+
+    Attributes:
+      train: the examples to train on.
+      eval: the examples to evaluate on, by split name.
+      batch_size: examples in a global batch, over all processes.
+      transforms: applied in order to each training example.
+      eval_transforms: the same for evaluation.
+      spec: what of an example goes into a batch after the transforms, as `{name:
+        (shape, dtype)}`; other parts are left out. With it a step can be compiled where
+        the data are not; without it everything goes, shaped as in the first example.
+      seed: of the order and of the transforms' random draws.
+      num_workers: processes that make batches, 0 for a thread. They are spawned: a
+        script that asks for them needs the `if __name__ == "__main__"` guard.
+      prefetch: batches made ahead, by the thread or by each worker.
+    """
+
+    train: Source
+    eval: dict[str, Source] = field(default_factory=dict, hash=False)
+    batch_size: int
+    transforms: tuple[Transform, ...] = ()
+    eval_transforms: tuple[Transform, ...] = ()
+    spec: Spec = field(default_factory=dict, hash=False)
+    seed: int = 0
+    num_workers: int = field(default=0, metadata={"operational": True})
+    prefetch: int = field(default=2, metadata={"operational": True})
+
+    def __post_init__(self):
+        least = {"batch_size": 1, "seed": 0, "num_workers": 0, "prefetch": 0}
+        for name, minimum in least.items():
+            _at_least(minimum, name, getattr(self, name))
+
+    def shapes(self) -> Spec:
+        """`spec`, or else what the first training example holds."""
+        if self.spec:
+            return self.spec
+        first = _TrainStream(self, 0, _rows([0], self.batch_size))[0]
+        return {name: (part.shape[1:], str(part.dtype)) for name, part in first.items()}
+
+    def batches(
+        self, start_step: int = 0, rows: Sequence[int] | None = None
+    ) -> Batches:
+        """The global batches of steps `start_step`, `start_step + 1`, ... without end.
+
+        Args:
+          start_step: the step to begin or to resume at.
+          rows: which rows of each global batch to make, for a process that holds only
+            some of them; by default all.
+
+        Raises:
+          UserError: while iterating, for what a source or a transform finds wrong, or
+            for examples that do not fit into one batch.
+        """
+        stream = _TrainStream(self, start_step, _rows(rows, self.batch_size))
+        return self._run(stream)
+
+    def eval_batches(
+        self, split: str, batch_size: int, rows: Sequence[int] | None = None
+    ) -> Batches:
+        """Every example of a split once, in order.
+
+        Each batch has `mask`, float32 (batch,): 1 for examples, 0 for the rows that
+        fill the last batch up (with the last example, so that they are valid input).
+
+        Args:
+          split: a name in `eval`.
+          batch_size: of the global batches.
+          rows: as in `batches`.
+
+        Raises:
+          UserError: no such split; and as in `batches`.
+        """
+        if split not in self.eval:
+            raise UserError(
+                f"no evaluation split {split!r}: data.eval has "
+                f"{', '.join(self.eval) or 'none'}"
+            )
+        _at_least(1, "the evaluation's batch_size", batch_size)
+        stream = _EvalStream(self, split, batch_size, _rows(rows, batch_size))
+        return self._run(stream)
+
+    def _run(self, stream: "_Stream") -> Batches:
+        if not self.num_workers:
+            return _in_thread(stream, self.prefetch)
+        try:
+            import grain  # noqa: F401
+        except ImportError:
+            warnings.warn(
+                f"num_workers={self.num_workers} needs Grain (pip install grain): one "
+                "thread makes the same batches instead",
+                stacklevel=3,
+            )
+            return _in_thread(stream, self.prefetch)
+        return _in_processes(stream, self.num_workers, self.prefetch)
+
+
+# What the batches are
+
+
+class _Stream(Protocol):
+    """Batches by number, counted from the start of an iteration."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class _TrainStream:
+    data: Data
+    start_step: int
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> Batch:
+        data = self.data
+        positions = (self.start_step + index) * data.batch_size + self.rows
+        size = _size(data.train, "data.train")
+        indices = permuted(positions, size, data.seed)
+        return _assemble(data.train, data.transforms, indices, positions, data)
+
+
+@dataclass(frozen=True)
+class _EvalStream:
+    data: Data
+    split: str
+    batch_size: int
+    rows: np.ndarray
+
+    @property
+    def _num_examples(self) -> int:
+        return _size(self.data.eval[self.split], f"data.eval.{self.split}")
+
+    def __len__(self) -> int:
+        return -(-self._num_examples // self.batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        data, size = self.data, self._num_examples
+        positions = index * self.batch_size + self.rows
+        indices = np.minimum(positions, size - 1)
+        source = data.eval[self.split]
+        batch = _assemble(source, data.eval_transforms, indices, indices, data)
+        if "mask" in batch:
+            raise UserError(
+                f"data.eval.{self.split} has a part named mask, which is to say what is "
+                "an example: rename it in a transform, or leave it out of data.spec"
+            )
+        return {**batch, "mask": (positions < size).astype(np.float32)}
+
+
+def _assemble(
+    source: Source,
+    transforms: tuple[Transform, ...],
+    indices: np.ndarray,
+    positions: np.ndarray,
+    data: Data,
+) -> Batch:
+    """One batch; the random generators are numbered by `positions`."""
+    examples = []
+    for index, position in zip(indices.tolist(), positions.tolist(), strict=True):
+        try:
+            example = source[index]
+            if transforms:
+                # A counter-based generator: the key alone opens a stream of its own.
+                key = np.array([data.seed, position], np.uint64)
+                rng = np.random.Generator(np.random.Philox(key=key))
+                for transform in transforms:
+                    example = transform(example, rng)
+        except Exception as error:
+            error.add_note(f"while making example {index} of {source!r:.200}")
+            raise
+        examples.append(example)
+    spec = data.spec or _spec_of(examples[0])
+    model = "data.spec" if data.spec else f"example {indices[0]}"
+    return {
+        name: _stack(name, examples, indices, shape, np.dtype(dtype), model)
+        for name, (shape, dtype) in spec.items()
+    }
+
+
+def _spec_of(example: Example) -> Spec:
+    """All of an example, its numbers in 32 bits at most, as they are on devices."""
+    parts = {name: np.asarray(part) for name, part in example.items()}
+    narrow = {"int64": "int32", "uint64": "uint32", "float64": "float32"}
+    return {
+        name: (part.shape, narrow.get(str(part.dtype), str(part.dtype)))
+        for name, part in parts.items()
+    }
+
+
+def _stack(
+    name: str,
+    examples: list[Example],
+    indices: np.ndarray,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    model: str,
+) -> np.ndarray:
+    """One part of every example as one array; `model` is what they are to be like."""
+    parts = []
+    for index, example in zip(indices, examples, strict=True):
+        if name not in example:
+            raise UserError(
+                f"example {index} has no {name!r}, unlike {model}: it has "
+                f"{', '.join(example)}"
+            )
+        part = np.asarray(example[name])
+        if part.shape != shape:
+            raise UserError(
+                f"{name!r} of example {index} has shape {part.shape}, but {shape} in "
+                f"{model}: bring all examples to one shape with transforms, such as "
+                "Resize and CenterCrop, or Pad"
+            )
+        parts.append(part)
+    stacked = np.stack(parts)
+    if dtype.kind not in "biuf":
+        raise UserError(
+            f"{name!r} is {dtype}, which no device holds: encode it in a transform, or "
+            "list the other parts in data.spec"
+        )
+    if stacked.dtype.kind in "biu" or stacked.dtype.kind == dtype.kind:
+        cast = stacked.astype(dtype, copy=False)
+        if dtype.kind == "f" or np.array_equal(cast, stacked):
+            return cast
+    raise UserError(
+        f"{name!r} holds {stacked.dtype} values that are not {dtype}, unlike {model} "
+        "or beyond 32 bits: convert them in a transform"
+    )
+
+
+# How they are made ahead
+
+
+def _in_thread(stream: _Stream, prefetch: int) -> Batches:
+    """One thread, so that sources need not be thread-safe."""
+    if not prefetch:
+        yield from (stream[number] for number in range(len(stream)))
+        return
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="data")
+    futures = (executor.submit(stream.__getitem__, n) for n in range(len(stream)))
+    try:
+        pending = deque(itertools.islice(futures, prefetch))
+        while pending:
+            batch = pending.popleft().result()
+            pending.extend(itertools.islice(futures, 1))
+            yield batch
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _in_processes(stream: _Stream, num_workers: int, prefetch: int) -> Batches:
+    """Whole batches from Grain's processes, through shared memory, in order."""
+    import grain
+    from absl import flags
+
+    # Grain reads absl's flags, which a program without absl's main never parses.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    unbuffered = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    processes = grain.MultiprocessingOptions(
+        num_workers=min(num_workers, len(stream)),
+        per_worker_buffer_size=max(prefetch, 1),
+    )
+    dataset = grain.MapDataset.source(stream).to_iter_dataset(unbuffered)
+    iterator = iter(dataset.mp_prefetch(processes))
+    try:
+        for batch in iterator:
+            # Copies: memory shared with workers is scarce and must not outlive them.
+            yield {name: np.array(part) for name, part in batch.items()}
+    finally:
+        iterator.close()
+
+
+# Arguments
+
+
+def _at_least(minimum: int, name: str, value: int) -> None:
+    if value < minimum:
+        raise UserError(f"{name}={value}: expected at least {minimum}")
+
+
+def _rows(rows: Sequence[int] | None, batch_size: int) -> np.ndarray:
+    chosen = np.asarray(range(batch_size) if rows is None else rows, np.int64)
+    if not chosen.size or chosen.min() < 0 or chosen.max() >= batch_size:
+        raise ValueError(f"rows {rows} of a batch of {batch_size}: expected some of it")
+    return chosen
+
+
+def _size(source: Source, name: str) -> int:
+    if not len(source):
+        raise UserError(f"{name} has no examples: check its folder and split")
+    return len(source)
