@@ -1,7 +1,7 @@
 """The one contract: all that the training loop may ask of a task."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float, Key
@@ -16,6 +16,7 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]
 """`(total, count)` by name; what is reported is `total / count`."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is optimised: a model slot and a loss."""
 

@@ -108,7 +108,7 @@ def batch_shapes(
     place = sharding.batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=place)
-        for name, (shape, dtype) in experiment.data.spec.items()
+        for name, (shape, dtype) in experiment.data.shapes().items()
     }
 
 

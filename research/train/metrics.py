@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-Metrics = Mapping[str, tuple[jax.Array, jax.Array]]
+Metrics = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 
 def mean(metrics: Metrics) -> dict[str, float]:
@@ -22,7 +23,7 @@ def mean(metrics: Metrics) -> dict[str, float]:
         }
 
 
-def add(left: Metrics, right: Metrics) -> dict[str, tuple[jax.Array, jax.Array]]:
+def add(left: Metrics, right: Metrics) -> dict[str, tuple[ArrayLike, ArrayLike]]:
     """Pool two sets of the same metrics."""
     return jax.tree.map(jnp.add, dict(left), dict(right))
 

@@ -1,7 +1,7 @@
 """Optimizers as records that build optax transformations."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import optax
@@ -9,6 +9,7 @@ import optax
 from research.train.schedules import Schedule
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """A record that builds a gradient transformation.
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import rich.console
 import rich.progress
@@ -17,6 +17,7 @@ Record = Mapping[str, Any]
 """`step`, `kind` ("train", "eval", "resume", ...) and values by name."""
 
 
+@runtime_checkable
 class Report(Protocol):
     """A place that records go to."""
 

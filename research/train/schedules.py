@@ -1,12 +1,13 @@
 """Learning-rate schedules as records: `schedule(step) -> rate`."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """The learning rate of the update that follows `step` updates."""
 

@@ -15,6 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from research.errors import UserError
 from research.tasks.base import Batch, Task
@@ -28,10 +29,11 @@ class TrainState:
     `step` counts the batches consumed, `skipped` those whose update was withheld
     because the loss or a gradient was not finite. `ema` is None without averaging.
     `extra` holds the other collections of the task's variables (`batch_stats`, ...).
+    The leaves are arrays, or their shapes, or their shardings.
     """
 
-    step: jax.Array
-    skipped: jax.Array
+    step: Any
+    skipped: Any
     params: Any
     opt_state: Any
     ema: Any
@@ -55,7 +57,7 @@ class Ema:
     rate: float = 0.9999
     warmup: bool = False
 
-    def __call__(self, average: Any, params: Any, step: jax.Array) -> Any:
+    def __call__(self, average: Any, params: Any, step: ArrayLike) -> Any:
         """The average after the update that followed `step` updates."""
         rate = jnp.asarray(self.rate)
         if self.warmup:
