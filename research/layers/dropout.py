@@ -1,0 +1,36 @@
+"""Dropout that draws half a random word for an element."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Dropout(nn.Module):
+    """Zeroes elements with probability `rate`, scales the others to keep the mean.
+
+    Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting". The rate is met to 2^-17: an element costs 16 random bits, not the 32
+    of `flax.linen.Dropout`, whose drawing takes as long as a convolution on a CPU.
+
+    Attributes:
+      rate: in [0, 1).
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*shape channels"], train: bool
+    ) -> Float[Array, "*shape channels"]:
+        """Draws from the `dropout` rng in training; otherwise returns `x`."""
+        if not train or self.rate == 0:
+            return x
+        *shape, channels = x.shape
+        words = jax.random.bits(
+            self.make_rng("dropout"), (*shape, (channels + 1) // 2), jnp.uint32
+        )
+        halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
+        halves = halves.reshape(*shape, -1)[..., :channels]
+        kept = round((1 - self.rate) * 2**16)
+        return jnp.where(halves < kept, x * (2**16 / kept), 0)

@@ -1,0 +1,148 @@
+"""The U-Nets of score-based models: DDPM++ as it stands, its relatives by slots."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from research.errors import UserError
+from research.layers.attention import PixelAttention
+from research.layers.blocks import BigGANBlock
+from research.layers.conv import Resample, mean_pool, nearest_upsample
+from research.layers.embeddings import SinusoidalEmbedding
+from research.layers.initializers import uniform_fan_avg
+from research.layers.norms import GroupNorm
+
+
+class ScoreUNet(nn.Module):
+    """DDPM++: a U-Net over images that is conditioned on time.
+
+    Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential
+    Equations", arXiv:2011.13456, App. H. The defaults are the published CIFAR-10
+    network, 61,804,419 parameters; `num_res_blocks=8` is the deep one, 106,632,579.
+
+    Level i works at the input's resolution / 2^i with `channels * channel_mults[i]`
+    channels. Going down, every block's output is kept; going up, every block takes one
+    of them beside its input.
+
+    Attributes:
+      channels: of the first level, before its multiple.
+      channel_mults: the multiple of each level, the finest first.
+      num_res_blocks: blocks of a level going down; going up there is one more.
+      attention_resolutions: the heights that get attention, after each block going
+        down, and once after a level's blocks going up.
+      block: built with `channels`, `dtype`, `name` and, between levels, `resample`;
+        called with x, the time vector and `train`.
+      attention: built with `dtype` and `name`, called with x.
+      downsample, upsample: what a block between levels is given as `resample`.
+      time_embedding: built with `channels` and `name`, called with the times.
+      dtype: of the computation; parameters, norms and softmax are float32.
+    """
+
+    channels: int = 128
+    channel_mults: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 4
+    attention_resolutions: tuple[int, ...] = (16,)
+    block: Callable[..., nn.Module] = BigGANBlock
+    attention: Callable[..., nn.Module] = PixelAttention
+    downsample: Resample = mean_pool
+    upsample: Resample = nearest_upsample
+    time_embedding: Callable[..., nn.Module] = SinusoidalEmbedding
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width image_channels"],
+        t: Float[Array, "batch"],
+        train: bool,
+    ) -> Float[Array, "batch height width image_channels"]:
+        """The network's output at times `t` in [0, 1], float32, shaped like `x`.
+
+        In training it draws from the `dropout` rng.
+
+        Raises:
+          UserError: height or width cannot be halved between all levels, or attention
+            is asked for at a resolution that no level has.
+        """
+        num_levels = len(self.channel_mults)
+        self._check_resolution(*x.shape[1:3])
+
+        def conv(x: Array, channels: int, name: str, init_scale: float = 1.0) -> Array:
+            return nn.Conv(
+                channels,
+                (3, 3),
+                dtype=self.dtype,
+                kernel_init=uniform_fan_avg(init_scale),
+                name=name,
+            )(x)
+
+        def dense(x: Array, name: str) -> Array:
+            return nn.Dense(
+                4 * self.channels,
+                dtype=self.dtype,
+                kernel_init=uniform_fan_avg(),
+                name=name,
+            )(x)
+
+        def block(
+            x: Array, level: int, name: str, resample: Resample | None = None
+        ) -> Array:
+            channels = self.channels * self.channel_mults[level]
+            return self.block(
+                channels, resample=resample, dtype=self.dtype, name=name
+            )(x, time, train)
+
+        def attention(x: Array, name: str) -> Array:
+            return self.attention(dtype=self.dtype, name=name)(x)
+
+        time = self.time_embedding(self.channels, name="time_embedding")(t)
+        time = dense(nn.swish(dense(time, "time_hidden")), "time_out")
+
+        h = conv(x, self.channels, "conv_in")
+        kept = [h]
+
+        for level in range(num_levels):
+            for i in range(self.num_res_blocks):
+                h = block(h, level, f"down_{level}_block_{i}")
+                if h.shape[1] in self.attention_resolutions:
+                    h = attention(h, f"down_{level}_attention_{i}")
+                kept.append(h)
+            if level < num_levels - 1:
+                h = block(h, level, f"down_{level}_resample", self.downsample)
+                kept.append(h)
+
+        h = block(h, num_levels - 1, "mid_block_0")
+        h = attention(h, "mid_attention")
+        h = block(h, num_levels - 1, "mid_block_1")
+
+        for level in reversed(range(num_levels)):
+            for i in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, kept.pop()], axis=-1)
+                h = block(h, level, f"up_{level}_block_{i}")
+            if h.shape[1] in self.attention_resolutions:
+                h = attention(h, f"up_{level}_attention")
+            if level > 0:
+                h = block(h, level, f"up_{level}_resample", self.upsample)
+
+        h = nn.swish(GroupNorm(dtype=self.dtype, name="norm_out")(h))
+        h = conv(h, x.shape[-1], "conv_out", init_scale=0.0)
+        return h.astype(jnp.float32)
+
+    def _check_resolution(self, height: int, width: int) -> None:
+        num_levels = len(self.channel_mults)
+        factor = 2 ** (num_levels - 1)
+        if height % factor or width % factor:
+            raise UserError(
+                f"images of {height}x{width} cannot be halved {num_levels - 1} times"
+                f" for {num_levels} levels: use multiples of {factor}, or fewer"
+                " channel_mults."
+            )
+        levels = [height // 2**level for level in range(num_levels)]
+        if unused := set(self.attention_resolutions) - set(levels):
+            raise UserError(
+                f"attention_resolutions names {sorted(unused)}, but the levels have"
+                f" heights {levels}: name some of these, or none."
+            )
