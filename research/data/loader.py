@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -136,16 +135,10 @@ class Data:
 # What the batches are
 
 
-class _Stream(Protocol):
-    """Batches by number, counted from the start of an iteration."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Batch: ...
-
-
 @dataclass(frozen=True)
 class _TrainStream:
+    """Batches by number, counted from `start_step`."""
+
     data: Data
     start_step: int
     rows: np.ndarray
@@ -163,6 +156,8 @@ class _TrainStream:
 
 @dataclass(frozen=True)
 class _EvalStream:
+    """Batches by number, each with its mask."""
+
     data: Data
     split: str
     batch_size: int
@@ -183,10 +178,13 @@ class _EvalStream:
         batch = _assemble(source, data.eval_transforms, indices, indices, data)
         if "mask" in batch:
             raise UserError(
-                f"data.eval.{self.split} has a part named mask, which is to say what is "
-                "an example: rename it in a transform, or leave it out of data.spec"
+                f"data.eval.{self.split} has a part named mask, the name for which of "
+                "the rows count: rename it in a transform, or list others in data.spec"
             )
         return {**batch, "mask": (positions < size).astype(np.float32)}
+
+
+_Stream = _TrainStream | _EvalStream
 
 
 def _assemble(

@@ -309,8 +309,8 @@ class Npz(_Arrays):
         path = Path(self.path).expanduser()
         try:
             # Pickled arrays could run any code: they are refused, not opened.
-            with np.load(path, allow_pickle=False) as file:
-                columns = {name: file[name] for name in file.files}
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                columns = {name: arrays[name] for name in arrays.files}
         except (
             OSError,
             ValueError,
@@ -424,9 +424,11 @@ class Tfds(_Lazy):
                 self.name, data_dir=self._root, file_format="array_record"
             ).download_and_prepare()
         except ImportError as error:
+            # TFDS loses the name when the import fails while it encodes an example.
             raise UserError(
-                f"TFDS needs {error.name} to prepare {self.name}: install it here, or "
-                f"prepare it elsewhere as array_record and copy it below {self._root}"
+                f"TFDS needs {error.name or 'tensorflow'} to prepare {self.name}: "
+                "install it here, or prepare the set elsewhere as array_record and "
+                f"copy it to {self._root}"
             ) from error
         # Sites, checksums, disks, files to fetch by hand: each with its own exception.
         except Exception as error:

@@ -1,0 +1,85 @@
+"""What `launch.prepare` says of data that are there, and of those that are not."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from launch.prepare import Split, prepare
+from research.data.loader import Data
+from research.data.sources import Digits, IdxImages, ImageFolder, Tfds
+from research.data.transforms import Pad
+from research.errors import UserError
+
+
+def write_idx(path, array: np.ndarray) -> None:
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes()))
+
+
+@pytest.fixture
+def fashion(tmp_path):
+    """Data of a folder with a training set only."""
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", np.zeros((6, 4, 4), np.uint8))
+    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.zeros(6, np.uint8))
+    folder = str(tmp_path)
+    return Data(
+        train=IdxImages(folder),
+        eval={"test": IdxImages(folder, "test"), "digits": Digits("test")},
+        batch_size=2,
+        transforms=(Pad(8),),
+    )
+
+
+def test_what_is_ready_is_counted_and_described():
+    data = Data(train=Digits(), eval={"test": Digits("test")}, batch_size=2000)
+    held = "image uint8 (8, 8, 1), label int32 ()"
+    assert prepare(data) == [
+        Split("data.train", "Digits(split='train')", 1437, "", held),
+        Split("data.eval.test", "Digits(split='test')", 360, "", held),
+    ]
+
+
+def test_examples_are_described_after_the_transforms(fashion):
+    data = Data(train=fashion.train, transforms=(Pad(8),), batch_size=2)
+    (split,) = prepare(data)
+    assert split.num_examples == 6
+    assert split.verified == "headers and lengths"
+    assert split.example == "image uint8 (8, 8, 1), label int32 ()"
+
+
+def test_every_problem_is_told_at_once(fashion, tmp_path):
+    data = Data(
+        train=ImageFolder(str(tmp_path / "none")),
+        eval={**fashion.eval, "tfds": Tfds("never_heard_of", data_dir=str(tmp_path))},
+        batch_size=2,
+    )
+    with pytest.raises(UserError) as error:
+        prepare(data)
+    lines = str(error.value).splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == [
+        "data.train",
+        "data.eval.test",
+        "data.eval.tfds",
+    ]
+    assert f"no {tmp_path}/none: " in lines[0]
+    test_files = [
+        tmp_path / f"t10k-{n}-ubyte.gz" for n in ("images-idx3", "labels-idx1")
+    ]
+    assert f"no {test_files[0]} and no {test_files[1]}: " in lines[1]
+    assert f"TFDS could not prepare never_heard_of below {tmp_path}" in lines[2]
+
+
+def test_examples_that_make_no_batch_are_found(fashion):
+    data = Data(train=fashion.train, transforms=(Pad(3),), batch_size=2)
+    with pytest.raises(UserError, match=r"^data.train: Pad\(3\): an image is already"):
+        prepare(data)
+
+
+def test_preparing_starts_no_workers(fashion):
+    import multiprocessing
+
+    data = Data(train=fashion.train, batch_size=2, num_workers=2)
+    assert prepare(data)[0].num_examples == 6
+    assert not multiprocessing.active_children()
