@@ -66,7 +66,7 @@ def _check(name: str, source: Source, batches: Batches) -> Split:
     return Split(name, told, len(source), verified, ", ".join(parts))
 
 
-def main(choice: Annotated[Choice, tyro.conf.arg(name="")], /) -> None:
+def main(choice: Annotated[Choice, tyro.conf.arg(name="")]) -> None:
     """Download and check the data of an experiment, and show its splits.
 
     Args:

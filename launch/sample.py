@@ -15,7 +15,6 @@ from research.errors import UserError
 
 def main(
     restored: Annotated[Restored, tyro.conf.arg(name="")],
-    /,
     num: int = 64,
     seed: int = 0,
     batch_size: int = 64,

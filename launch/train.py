@@ -15,7 +15,6 @@ from launch.cli import Choice, Cluster, run, start
 
 def main(
     choice: Annotated[Choice, tyro.conf.arg(name="")],
-    /,
     workdir: Path | None = None,
     adopt: bool = False,
     stop_at: int | None = None,
