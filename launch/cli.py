@@ -142,8 +142,10 @@ def run(main: Callable[..., Any], arguments: Sequence[str] | None = None) -> Non
     """Parses the command line for `main`, calls it, and exits with the right code."""
     sys.path.insert(0, os.getcwd())  # experiments of the user's own packages
     try:
-        command = tyro.cli(main, args=arguments, return_unknown_args=False)
-        code = command if isinstance(command, int) else 0
+        prog = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}"
+        options = (tyro.conf.FlagCreatePairsOff,)
+        result = tyro.cli(main, prog=prog, args=arguments, config=options)
+        code = result if isinstance(result, int) else 0
     except (UserError, NonFiniteError, SaveError, Preempted) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         code = error.exit_code

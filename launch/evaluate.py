@@ -16,7 +16,6 @@ from research.errors import UserError
 
 def main(
     restored: Annotated[Restored, tyro.conf.arg(name="")],
-    /,
     split: str | None = None,
     only: tuple[str, ...] = (),
 ) -> None:
@@ -33,7 +32,7 @@ def main(
     from research.evals.base import Context
 
     experiment, variables, mesh, step = restored.load()
-    evals = experiment.evals
+    evals = {**experiment.evals, **experiment.offline_evals}
     if unknown := set(only) - set(evals):
         raise UserError(
             f"no evaluator {', '.join(sorted(unknown))}: the experiment has "

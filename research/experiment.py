@@ -66,7 +66,9 @@ class Experiment:
       num_microbatches: gradient accumulation within a global batch.
       trainable: pattern of the parameter paths that move; "" moves all.
       on_nonfinite: "stop" at the first NaN or infinity, or "skip" its batch.
-      evals: evaluators by name.
+      evals: evaluators by name, called by the loop.
+      offline_evals: further ones that only `launch.evaluate` calls: too dear for the
+        loop, or in need of files that training does not need.
       checkpoints: when to save and what to keep.
       mesh: sizes of the mesh axes, -1 for the rest of the devices.
       log_every: steps between two lines of metrics.
@@ -85,6 +87,9 @@ class Experiment:
     trainable: str = ""
     on_nonfinite: NonFinitePolicy = "stop"
     evals: dict[str, Evaluator] = field(default_factory=dict, metadata=OPERATIONAL)
+    offline_evals: dict[str, Evaluator] = field(
+        default_factory=dict, metadata=OPERATIONAL
+    )
     checkpoints: Checkpoints = field(default=Checkpoints(), metadata=OPERATIONAL)
     mesh: dict[str, int] = field(
         default_factory=lambda: {"data": -1}, metadata=OPERATIONAL

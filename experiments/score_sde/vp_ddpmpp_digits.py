@@ -1,0 +1,76 @@
+"""DDPM++ cont. (VP) on scikit-learn's digits: the CIFAR-10 setting at a laptop's size.
+
+    python -m launch.train experiments/score_sde/vp_ddpmpp_digits.py
+
+The code path of vp_ddpmpp_cifar10.py: what differs are sizes, the learning rate, a
+faster average, and uniform dequantization in training (17 grey levels are coarse).
+Required: see `published`, the thresholds for a residual MLP on the same data.
+Ours: ?
+"""
+
+from functools import partial
+
+from research.data.loader import Data
+from research.data.sources import Digits
+from research.diffusion.pixels import Pixels
+from research.diffusion.processes import VP
+from research.diffusion.samplers import PredictorCorrector, euler_maruyama
+from research.evals.digits import DigitQuality
+from research.evals.gaussian import GaussianBaseline
+from research.evals.likelihood import BitsPerDim
+from research.evals.loss import HeldOutLoss
+from research.evals.samples import SampleGrid
+from research.experiment import Experiment
+from research.layers.blocks import BigGANBlock
+from research.models.score_unet import ScoreUNet
+from research.tasks.score_matching import ScoreMatching
+from research.train.checkpoints import Checkpoints
+from research.train.optimizers import Adam
+from research.train.schedules import Cosine
+from research.train.state import Ema
+
+
+def experiment(num_steps: int = 2000, batch_size: int = 128) -> Experiment:
+    """About five minutes on two CPU cores."""
+    return Experiment(
+        task=ScoreMatching(
+            network=ScoreUNet(
+                channels=32,
+                channel_mults=(1, 2),
+                num_res_blocks=2,
+                attention_resolutions=(4,),
+                block=partial(BigGANBlock, dropout_rate=0.1),
+            ),
+            process=VP(beta_min=0.1, beta_max=20.0),
+            pixels=Pixels(levels=17, low=-1.0, high=1.0, dequantize=True),
+            sampler=PredictorCorrector(
+                predictor=euler_maruyama, num_steps=200, min_time=1e-3
+            ),
+            image_shape=(8, 8, 1),
+            min_time=1e-5,
+        ),
+        data=Data(
+            train=Digits(split="train"),
+            eval={"train": Digits(split="train"), "test": Digits(split="test")},
+            spec={"image": ((8, 8, 1), "uint8"), "label": ((), "int32")},
+            batch_size=batch_size,
+        ),
+        optimizer=Adam(
+            learning_rate=Cosine(2e-3, num_steps=num_steps, warmup_steps=100),
+            clip_norm=1.0,
+        ),
+        num_steps=num_steps,
+        seed=42,
+        ema=Ema(rate=0.995),
+        evals={
+            "test": HeldOutLoss(split="test", batch_size=120, num_rounds=8, every=500),
+            "samples": SampleGrid(num=64),
+        },
+        offline_evals={
+            "quality": DigitQuality(num_samples=1000, batch_size=250),
+            "likelihood": BitsPerDim(split="test", num_examples=120, batch_size=120),
+            "gaussian": GaussianBaseline(split="train"),
+        },
+        checkpoints=Checkpoints(every=500, keep_last=2),
+        log_every=100,
+    )
