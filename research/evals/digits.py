@@ -20,7 +20,7 @@ from research.tasks.base import Variables
 
 @dataclass(frozen=True)
 class DigitQuality:
-    """Compares samples with the images of a labelled split, levels scaled to [0, 1].
+    """Compares samples with a labelled split's images, levels scaled to [0, 1].
 
     Reports, with what the same figures are for the 360 held-out digits of
     scikit-learn's 8x8 set against the other 1437:
@@ -36,13 +36,13 @@ class DigitQuality:
 
     num_samples: int = 1000
     batch_size: int = 250
-    split: str = "train"
+    reference_split: str = "train"
     every: int = 0
 
     def __call__(
         self, task: SamplingTask, variables: Variables, context: Context
     ) -> dict[str, float]:
-        batches = list(context.host_batches(self.split, 512))
+        batches = list(context.host_batches(self.reference_split, 512))
         images = np.concatenate([batch["image"] for batch in batches])
         labels = np.concatenate([batch["label"] for batch in batches])
         drawn = draw_samples(

@@ -71,8 +71,9 @@ class FrechetInception:
     Attributes:
       network: loads the network: `partial(pretrained.inception.load, path=...)`. From
         uint8 images it makes `features` and `unbiased_logits`.
-      reference: `.npz` with the reference statistics; "" computes them from `split`.
-      split: whose images are the reference; the published numbers use the training set.
+      reference_split: whose images the samples are compared with; published numbers
+        use the training set.
+      statistics: `.npz` with the moments of the reference, instead of a split.
       num_samples: 50,000 in all published numbers. Fewer bias the FID upwards.
       num_splits: of the samples, for the Inception Score.
 
@@ -80,8 +81,8 @@ class FrechetInception:
     """
 
     network: Callable[[], tuple[nn.Module, Variables]]
-    reference: str = ""
-    split: str = "train"
+    reference_split: str = "train"
+    statistics: str = ""
     num_samples: int = 50_000
     batch_size: int = 256
     num_splits: int = 10
@@ -114,12 +115,12 @@ class FrechetInception:
                 probabilities.append(softmax(outputs["unbiased_logits"], axis=-1))
                 yield outputs["features"]
 
-        if self.reference:
-            reference = load_moments(Path(self.reference))
+        if self.statistics:
+            reference = load_moments(Path(self.statistics))
         else:
             reference = feature_moments(
                 features(batch["image"])["features"]
-                for batch in context.host_batches(self.split, self.batch_size)
+                for batch in context.host_batches(self.reference_split, self.batch_size)
             )
         distance = frechet_distance(feature_moments(sampled()), reference)
         score, deviation = inception_score(

@@ -10,7 +10,8 @@ once where torch is installed, turn it into the safetensors file that `load` rea
     safetensors.torch.save_file(weights, "inception.safetensors")
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,8 @@ def save(path: str, variables: Variables) -> None:
     )
 
 
-def expected_leaves() -> dict[str, jax.ShapeDtypeStruct]:
+@cache
+def expected_leaves() -> Mapping[str, jax.ShapeDtypeStruct]:
     """The shape of every leaf of the network's variables, by path."""
     image = jnp.zeros((1, 299, 299, 3), jnp.uint8)
     return _flat(jax.eval_shape(InceptionV3().init, jax.random.key(0), image))

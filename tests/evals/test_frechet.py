@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -102,7 +104,7 @@ def test_frechet_inception(tmp_path):
     assert values == pytest.approx(expected, rel=1e-5)
 
     save_moments(tmp_path / "train.npz", reference)
-    evaluator = FrechetInception(
-        network, str(tmp_path / "train.npz"), "none", 21, 8, num_splits=3
+    evaluator = replace(
+        evaluator, statistics=str(tmp_path / "train.npz"), reference_split="none"
     )
     assert evaluator(KnownTask(), VARIABLES, context) == pytest.approx(values, rel=1e-5)

@@ -51,7 +51,7 @@ def test_exact_linear_denoiser_reaches_it():
     rng, num, dim = np.random.default_rng(0), 40_000, 3
     root = rng.normal(size=(dim, dim)) * np.array([2.0, 0.5, 0.1])
     covariance, mean = root @ root.T, rng.normal(size=dim)
-    times = rng.uniform(1e-5, 1, num).astype(np.float32)
+    times = jnp.asarray(rng.uniform(1e-5, 1, num))
     x0 = mean + rng.normal(size=(num, dim)) @ root.T
     scale, std = (np.asarray(v) for v in VP().marginal(jnp.ones((num, 1)), times))
     noise = rng.normal(size=(num, dim))

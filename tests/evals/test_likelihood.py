@@ -31,7 +31,7 @@ def test_rounds_average_the_noise_of_each_image():
     exact = make_images(11).mean() + 0.5
     assert run(2) == run(2)
     assert run(1)["bits_per_dim"] != run(2)["bits_per_dim"]
-    assert abs(run(100)["bits_per_dim"] - exact) < 3 / np.sqrt(1100)
+    assert abs(run(30)["bits_per_dim"] - exact) < 3 / np.sqrt(330)
 
 
 class WhiteNoise(nn.Module):

@@ -66,7 +66,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_save_claims_every_leaf(tmp_path):
-    leaves = inception.expected_leaves()
+    leaves = dict(inception.expected_leaves())
     stem = "params/stem_0/conv/kernel"
     for name, shape in {stem: (3, 3, 3, 31), "params/other": (1,)}.items():
         wrong = leaves | {name: jax.ShapeDtypeStruct(shape, np.float32)}
