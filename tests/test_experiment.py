@@ -199,5 +199,10 @@ def test_identity_is_of_what_decides_the_numbers():
     base = load("launch.tiny")
     same = ["log_every=3", "checkpoints.every=2", "data.num_workers=2", "name=x"]
     assert identity(override(base, same)) == identity(base)
-    for text in ("seed=1", "task.network.width=32", "data.batch_size=8", "ema.rate=0.5"):
+    for text in (
+        "seed=1",
+        "task.network.width=32",
+        "data.batch_size=8",
+        "ema.rate=0.5",
+    ):
         assert identity(override(base, [text])) != identity(base)

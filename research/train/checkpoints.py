@@ -7,6 +7,7 @@ written before the step's folder gets its final name: a folder with that name is
 complete, and what does not match its digests is damaged.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -62,6 +63,7 @@ class CheckpointStore:
             ),
             handler_registry=_handlers(),
         )
+        self._saving = False
 
     def __enter__(self) -> "CheckpointStore":
         return self
@@ -69,7 +71,10 @@ class CheckpointStore:
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind is None:
             self.wait()
-        self._manager.close()
+        elif self._saving and jax.process_count() > 1:
+            return  # the processes that would have to finish the save may be gone
+        with contextlib.suppress(Exception if kind else ()):
+            self._manager.close()
 
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
         """Starts an asynchronous save of `state` under its own step.
@@ -85,27 +90,24 @@ class CheckpointStore:
             meta=ocp.args.JsonSave({"format": FORMAT, "step": step, **meta}),
         )
         try:
-            self._manager.check_for_errors()
             if step not in self._manager.all_steps():
-                if not self._manager.save(step, args=args, force=True):
-                    raise SaveError(f"checkpoint {step} in {self.folder} was not saved")
-        except SaveError:
-            raise
+                self._manager.save(step, args=args, force=True)
+                self._saving = True
         except Exception as error:
             raise self._failed(error) from error
 
     def check(self) -> None:
         """Raises SaveError, from its cause, if a save has failed meanwhile."""
-        try:
-            self._manager.check_for_errors()
-        except Exception as error:
-            raise self._failed(error) from error
+        # The manager's own `check_for_errors` would take the error from the thread that
+        # goes on to delete older checkpoints unless it sees that error itself.
+        if self._saving and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
         """Returns when nothing is being written; raises SaveError if a save failed."""
+        self._saving = False
         try:
             self._manager.wait_until_finished()
-            self._manager.check_for_errors()
         except Exception as error:
             raise self._failed(error) from error
 
@@ -129,11 +131,10 @@ class CheckpointStore:
         Any number of devices may have saved it.
 
         Raises:
-          UserError: a leaf is missing, is not expected, or has another shape.
+          UserError: a leaf is missing, is not expected, or has another shape or type.
         """
-        stored = self._manager.item_metadata(step)["state"].tree
-        found = {name: tuple(leaf.shape) for name, leaf in _leaves(stored).items()}
-        wanted = {name: tuple(leaf.shape) for name, leaf in _leaves(target).items()}
+        found = _shapes(self._manager.item_metadata(step)["state"].tree)
+        wanted = _shapes(target)
         for name in sorted(found.keys() | wanted.keys()):
             if found.get(name) != wanted.get(name):
                 raise UserError(
@@ -234,9 +235,10 @@ def require(folder: Path, step: int | None) -> int:
     return step
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
+def _shapes(tree: Any) -> dict[str, str]:
+    """`float32 (3, 64)` of each leaf by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {path_name(path): leaf for path, leaf in leaves}
+    return {path_name(path): f"{leaf.dtype} {leaf.shape}" for path, leaf in leaves}
 
 
 def _set_aside(path: Path, parent: Path) -> Path:
@@ -269,7 +271,7 @@ class _MetaHandler(ocp.JsonCheckpointHandler):
         _write_digests(Path(directory))
 
 
-def _handlers() -> ocp.handlers.CheckpointHandlerRegistry:
+def _handlers() -> Any:
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     state, meta = _StateHandler(), _MetaHandler()
     registry.add("state", ocp.args.StandardSave, state)
