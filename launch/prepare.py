@@ -35,25 +35,43 @@ class Split:
     """The parts of an example after the transforms."""
 
 
-def prepare(data: Data) -> list[Split]:
-    """Download what is missing, verify what is there, and make a batch of every split.
+def prepare(data: Data, download: bool = True) -> list[Split]:
+    """Get what is missing, verify what is there, and make a batch of every split.
+
+    Args:
+      data: what an experiment reads.
+      download: whether to download what a source can; otherwise say that it is missing.
 
     Raises:
-      UserError: what stands in the way, of every split.
+      UserError: what stands in the way, a line each, with the splits that it concerns.
     """
     here = dataclasses.replace(data, num_workers=0, prefetch=0)
     splits = [("data.train", data.train, here.batches())]
     for name, source in data.eval.items():
         batches = here.eval_batches(name, data.batch_size)
         splits.append((f"data.eval.{name}", source, batches))
-    ready, problems = [], []
+    ready: list[Split] = []
+    problems: dict[str, list[str]] = {}
+    failed: dict[tuple[str, ...], str] = {}
     for name, source, batches in splits:
+        missing = tuple(source.missing()) if isinstance(source, Preparable) else ()
         try:
+            # Two splits are often one download: one that failed is not tried again.
+            if missing in failed:
+                raise UserError(failed[missing])
+            if missing and not download:
+                raise UserError(
+                    f"no {' and no '.join(missing)}: put it there, or try again "
+                    "without --no-download"
+                )
             ready.append(_check(name, source, batches))
         except UserError as error:
-            problems.append(f"{name}: {error}")
+            problems.setdefault(str(error), []).append(name)
+            if missing:
+                failed[missing] = str(error)
     if problems:
-        raise UserError("\n".join(problems))
+        told = (f"{', '.join(names)}: {text}" for text, names in problems.items())
+        raise UserError("\n".join(told))
     return ready
 
 
@@ -66,17 +84,22 @@ def _check(name: str, source: Source, batches: Batches) -> Split:
     return Split(name, told, len(source), verified, ", ".join(parts))
 
 
-def main(choice: Annotated[Choice, tyro.conf.arg(name="")]) -> None:
+def main(
+    choice: Annotated[Choice, tyro.conf.arg(name="")], /, download: bool = True
+) -> None:
     """Download and check the data of an experiment, and show its splits.
 
     Args:
       choice: Which experiment.
+      download: Download what is missing and can be; without, only say what it is.
     """
     from rich.console import Console
     from rich.table import Table
 
     table = Table("split", "source", "examples", "verified", "an example")
-    for split in prepare(choice.load().data):
+    for column in table.columns:
+        column.overflow = "fold"
+    for split in prepare(choice.load().data, download):
         table.add_row(*map(str, dataclasses.astuple(split)))
     Console().print(table)
 

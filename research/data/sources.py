@@ -142,7 +142,9 @@ class IdxImages(_Arrays):
 
     folder: str
     split: Literal["train", "test"] = "train"
-    md5: tuple[str, str] | None = field(default=None, metadata={"operational": True})
+    md5: tuple[str, str] | None = field(
+        default=None, repr=False, metadata={"operational": True}
+    )
 
     def _files(self) -> list[Path]:
         """The images' and the labels' file; the `.gz` where there is neither."""

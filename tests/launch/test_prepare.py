@@ -71,6 +71,26 @@ def test_every_problem_is_told_at_once(fashion, tmp_path):
     assert f"TFDS could not prepare never_heard_of below {tmp_path}" in lines[2]
 
 
+def test_a_failed_download_is_not_tried_again(monkeypatch, tmp_path):
+    tried = []
+
+    def fail(source):
+        tried.append(source.split)
+        raise UserError("the site is down")
+
+    monkeypatch.setattr(Tfds, "_download", fail)
+    folder = str(tmp_path)
+    tfds = {part: Tfds("mnist", part, folder) for part in ("test", "train[:9]")}
+    data = Data(train=Tfds("mnist", "train", folder), eval=tfds, batch_size=2)
+    message = "^data.train, data.eval.test, data.eval.train.:9.: the site is down$"
+    with pytest.raises(UserError, match=message):
+        prepare(data)
+    assert tried == ["train"]
+    with pytest.raises(UserError, match=f": no {tmp_path}/mnist/3.0.1: put it there"):
+        prepare(data, download=False)
+    assert tried == ["train"]
+
+
 def test_examples_that_make_no_batch_are_found(fashion):
     data = Data(train=fashion.train, transforms=(Pad(3),), batch_size=2)
     with pytest.raises(UserError, match=r"^data.train: Pad\(3\): an image is already"):
