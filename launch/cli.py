@@ -68,7 +68,7 @@ class Cluster:
     """Several processes as one run; on one machine, leave it alone."""
 
     distributed: bool = False
-    """Find the other processes through the cluster's own means (TPU pods, SLURM, ...)."""
+    """Find the other processes by the cluster's own means (TPU pods, SLURM, ...)."""
 
     coordinator: str | None = None
     """host:port of process 0, where nothing tells it by itself."""
@@ -86,24 +86,31 @@ class Cluster:
         """Joins the other processes; call it before any device is used.
 
         Raises:
-          UserError: some of the devices that should be there are not.
+          UserError: an argument is missing, or some of the devices are.
         """
         if not (self.distributed or self.coordinator):
             return
         import jax
 
-        jax.distributed.initialize(
-            self.coordinator,
-            self.num_processes,
-            self.process_id,
-            heartbeat_timeout_seconds=self.heartbeat_seconds,
-        )
+        try:
+            jax.distributed.initialize(
+                self.coordinator,
+                self.num_processes,
+                self.process_id,
+                heartbeat_timeout_seconds=self.heartbeat_seconds,
+            )
+        except ValueError as error:
+            raise UserError(
+                f"the processes cannot find each other: {error} Give --coordinator, "
+                "--num-processes and --process-id, or --distributed on a cluster that "
+                "tells them"
+            ) from None
         expected = jax.process_count() * jax.local_device_count()
         if jax.device_count() != expected:
             raise UserError(
                 f"{jax.device_count()} devices in {jax.process_count()} processes, but "
-                f"this one has {jax.local_device_count()}: every process needs the same "
-                "number"
+                f"this one has {jax.local_device_count()}: every process needs the "
+                "same number"
             )
 
 
@@ -141,6 +148,7 @@ def start() -> None:
 def run(main: Callable[..., Any], arguments: Sequence[str] | None = None) -> None:
     """Parses the command line for `main`, calls it, and exits with the right code."""
     sys.path.insert(0, os.getcwd())  # experiments of the user's own packages
+    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         prog = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem}"
         options = (tyro.conf.FlagCreatePairsOff,)
@@ -155,11 +163,18 @@ def run(main: Callable[..., Any], arguments: Sequence[str] | None = None) -> Non
     except Exception:
         traceback.print_exc()
         code = 1
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     sys.stdout.flush()
     sys.stderr.flush()
     if code and _has_peers():
         os._exit(code)  # the peers may be gone: do not wait for them at a barrier
     sys.exit(code)
+
+
+def _terminate(*_: Any) -> None:
+    """For SIGTERM outside the training steps, which `research.train.loop` guards."""
+    raise Preempted("SIGTERM: nothing was to be saved; the same command starts again")
 
 
 def _has_peers() -> bool:

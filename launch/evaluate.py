@@ -30,6 +30,7 @@ def main(
     import jax
 
     from research.evals.base import Context
+    from research.train.reports import finite
 
     experiment, variables, mesh, step = restored.load()
     evals = {**experiment.evals, **experiment.offline_evals}
@@ -49,7 +50,7 @@ def main(
         result = evaluator(experiment.task, variables, context)
         values.update({f"{name}/{n}": float(value) for n, value in result.items()})
     if jax.process_index() == 0:
-        print(json.dumps({"step": step, "split": split, **values}))
+        print(json.dumps(finite({"step": step, "split": split, **values})))
 
 
 if __name__ == "__main__":

@@ -49,23 +49,14 @@ def main(bundle: Annotated[Path, tyro.conf.Positional]) -> None:
         print("the step is finite here: it was not on the devices of the run")
         return
 
-    rng = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
-    variables = state.variables()
-
-    def loss(params):
-        full = {**variables, "params": params}
-        return experiment.task.loss(full, batch, rng, True)[0]
-
-    jax.config.update("jax_debug_nans", True)
-    jax.config.update("jax_debug_infs", True)
     try:
-        with jax.disable_jit():
-            jax.grad(loss)(variables["params"])
+        with jax.disable_jit(), jax.debug_nans(True), jax.debug_infs(True):
+            program.step(state, batch)
     except FloatingPointError as error:
         where = _innermost(error)
         print(f"first at {where}: {str(error).splitlines()[0]}")
     else:
-        print("operation by operation the loss and its gradient are finite")
+        print("operation by operation the step is finite")
 
 
 def _innermost(error: BaseException) -> str:

@@ -54,7 +54,7 @@ def experiment(num_steps: int = 20, batch_size: int = 16) -> Experiment:
             batch_size=batch_size,
             transforms=(RandomFlip(),),
         ),
-        optimizer=Adam(Cosine(1e-2, num_steps=num_steps, warmup_steps=3), clip_norm=1.0),
+        optimizer=Adam(Cosine(1e-2, num_steps, warmup_steps=3), clip_norm=1.0),
         num_steps=num_steps,
         ema=Ema(rate=0.9),
         num_microbatches=2,

@@ -12,6 +12,8 @@ import tyro
 
 from launch.cli import Choice, Cluster, run, start
 
+ALONE = Cluster()
+
 
 def main(
     choice: Annotated[Choice, tyro.conf.arg(name="")],
@@ -20,7 +22,7 @@ def main(
     stop_at: int | None = None,
     watchdog_seconds: float = 1800.0,
     wandb: str | None = None,
-    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = Cluster(),
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = ALONE,
 ) -> None:
     """Train an experiment, or go on with it from its newest checkpoint.
 

@@ -10,7 +10,6 @@ complete, and what does not match its digests is damaged.
 import contextlib
 import hashlib
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from research.train.state import TrainState
 
 FORMAT = 1
 DIGESTS = "digests.json"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class CheckpointStore:
             self.wait()
         elif self._saving and jax.process_count() > 1:
             return  # the processes that would have to finish the save may be gone
-        with contextlib.suppress(Exception if kind else ()):
+        with contextlib.suppress(Exception):  # `wait` told it, or a worse one is told
             self._manager.close()
 
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
@@ -91,7 +88,8 @@ class CheckpointStore:
         )
         try:
             if step not in self._manager.all_steps():
-                self._manager.save(step, args=args, force=True)
+                if not self._manager.save(step, args=args, force=True):
+                    raise RuntimeError(f"step {step} was refused")
                 self._saving = True
         except Exception as error:
             raise self._failed(error) from error

@@ -10,18 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from research.errors import NonFiniteError, Preempted
+from research.data.sources import Preparable
+from research.errors import NonFiniteError, Preempted, SaveError, UserError
 from research.evals.base import Context
 from research.experiment import Experiment, identity
 from research.train import bundle, hardware, metrics, sharding
 from research.train.builder import Program, build
-from research.train.checkpoints import CheckpointStore, select
+from research.train.checkpoints import CheckpointStore, read_meta, select
 from research.train.clock import Clock
 from research.train.preemption import Preemption
-from research.train.reports import Bar, JsonLines, Report, TensorBoard
+from research.train.reports import Bar, JsonLines, Report, TensorBoard, finite
 from research.train.state import TrainState
 from research.train.watchdog import Watchdog
 from research.train.workdir import Request, Workdir
@@ -63,12 +65,14 @@ def train(
     Raises:
       UserError: bad settings, data or workdir.
       NonFiniteError: a loss or gradient was not finite, and the policy is to stop.
-      SaveError: a checkpoint could not be written.
+      SaveError: a checkpoint or a report could not be written.
       Preempted: SIGTERM came; the state is saved.
     """
     clock = clock or Clock()
     primary = jax.process_index() == 0
+    _check(options)
     program = build(experiment)
+    _require_data(program)
     if primary:
         workdir.open(experiment, request, options.adopt)
     if jax.process_count() > 1:
@@ -84,15 +88,13 @@ def train(
         state, start, notes = _start(program, workdir, store, clock)
         watchdog.beat()
         reports: list[Report] = []
+        stack.callback(_close, reports)
         if primary:
             lost = _last_step(workdir) - start
-            reports = [
-                JsonLines(workdir.metrics, start),
-                TensorBoard(workdir.tensorboard, start),
-                *(make(start) for make in options.reports),
-            ]
-            for report in reports:
-                stack.callback(report.close)
+            with _writing():
+                reports.append(JsonLines(workdir.metrics, start))
+                reports.append(TensorBoard(workdir.tensorboard, start))
+                reports.extend(make(start) for make in options.reports)
             for note in notes:
                 _tell(reports, {"step": start, "kind": "note", "note": note})
             if start:
@@ -124,7 +126,7 @@ class _Run:
         self.times: deque[float] = deque(maxlen=1000)
         self.waits = self.started = 0.0
         self.skipped = int(state.skipped)
-        self.latest: dict[str, float] = {}
+        self.latest = _saved_metrics(workdir, start)
         self.peak, self.peak_rule = hardware.peak_flops(program.mesh.devices.flat)
 
     def steps(self, stop_at: int | None, preemption: Preemption) -> dict[str, float]:
@@ -156,19 +158,17 @@ class _Run:
                         pending = None
                 self.store.check()
                 if pause:
-                    self._pause(final=self.step == last)
-                    if leave or self.step == stop_at:
-                        self._save()
-                if leave and self.step < last:
-                    raise Preempted(
-                        f"SIGTERM: saved at step {self.step} of {last}; the same command "
-                        "goes on from there"
-                    )
-            if self.step == last and not self.latest:
-                self._evaluate(final=True)  # a run that was complete when it started
+                    self._pause(leave or self.step == stop_at)
+                if leave:
+                    break
         with clock.measure("save"):
             self.store.wait()
         self._goodput()
+        if self.step < stop_at:
+            raise Preempted(
+                f"SIGTERM: saved at step {self.step} of {last}; the same command goes "
+                "on from there"
+            )
         return self.latest
 
     def _next(self, batches: Iterator) -> Any:
@@ -201,15 +201,16 @@ class _Run:
     def _not_finite(self, values: Any, batch: Any, skipped: int) -> None:
         numbers = metrics.mean(values)
         culprits = [n for n, v in numbers.items() if not math.isfinite(v)]
-        told = f"step {self.done - 1} (update {self.done}): {', '.join(culprits)} not finite"
+        step = f"step {self.done - 1} (update {self.done})"
+        told = f"{step}: {', '.join(culprits)} not finite"
         if self.experiment.on_nonfinite == "skip":
             self.skipped = skipped
             self.window.pop()
             record = {"step": self.done, "kind": "skipped", "note": told}
             _tell(self.reports, {**record, "skipped": skipped})
             return
-        finite = {n: v if math.isfinite(v) else repr(v) for n, v in numbers.items()}
-        folder = bundle.write(self.workdir.path, self.state, batch, finite)
+        words = {n: v if math.isfinite(v) else repr(v) for n, v in numbers.items()}
+        folder = bundle.write(self.workdir.path, self.state, batch, words)
         self.store.wait()
         raise NonFiniteError(
             f"{told}; its batch and state are in {folder}: run it again with python -m "
@@ -222,16 +223,16 @@ class _Run:
         every += [evaluator.every for evaluator in experiment.evals.values()]
         return any(n and step % n == 0 for n in every)
 
-    def _pause(self, final: bool) -> None:
+    def _pause(self, leave: bool) -> None:
         """Reports, evaluates and saves, each if this step is one of its own."""
         before = time.perf_counter()
         experiment = self.experiment
-        if final or self.step % experiment.log_every == 0:
+        if leave or self.step % experiment.log_every == 0:
             with self.clock.measure("log"):
                 self._log()
-        self._evaluate(final)
+        self._evaluate(final=self.step == experiment.num_steps)
         every = experiment.checkpoints.every
-        if final or (every and self.step % every == 0):
+        if leave or (every and self.step % every == 0):
             self._save()
         self.started += time.perf_counter() - before  # no step's time
 
@@ -291,7 +292,7 @@ class _Run:
             record = {
                 "identity": identity(self.experiment),
                 "next_batch": self.step,
-                "metrics": self.latest,
+                "metrics": finite(self.latest),
             }
             self.store.save(self.state, record)
         self.watchdog.beat()
@@ -302,6 +303,39 @@ class _Run:
         _tell(self.reports, {"step": self.step, "kind": "goodput", **record})
 
 
+def _check(options: Options) -> None:
+    for name in ("stop_at", "watchdog_seconds"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise UserError(f"{name}={value}: expected a positive number")
+
+
+def _require_data(program: Program) -> None:
+    """Refuses at once what would else fail at an evaluation, perhaps days later."""
+    data, evals = program.experiment.data, program.experiment.evals
+    sources = {"train": data.train, **data.eval}
+    needed = {"train": "data.train"}
+    for name, evaluator in evals.items():
+        for field in ("split", "reference_split"):
+            split = getattr(evaluator, field, "train")
+            if split not in sources:
+                raise UserError(
+                    f"evals.{name}.{field}={split!r}: data.eval has "
+                    f"{', '.join(data.eval) or 'none'}"
+                )
+            needed.setdefault(split, f"data.eval.{split}")
+        if hasattr(evaluator, "split"):
+            sharding.check_batch_size(getattr(evaluator, "batch_size", 0), program.mesh)
+    for split, path in needed.items():
+        source = sources[split]
+        if isinstance(source, Preparable) and (missing := source.missing()):
+            raise UserError(
+                f"{path} is not there: no {' and no '.join(missing)}: python -m "
+                f"launch.prepare says what it can download; --set {path} points "
+                "elsewhere"
+            )
+
+
 def _start(
     program: Program, workdir: Workdir, store: CheckpointStore, clock: Clock
 ) -> tuple[TrainState, int, list[str]]:
@@ -310,7 +344,12 @@ def _start(
         step, notes = select(workdir.checkpoints)
         if step is not None:
             store.reload()
-            return store.restore(step, program.state), step, notes
+            state = store.restore(step, program.state)
+            if program.experiment.on_nonfinite == "stop":
+                # Where one that skipped is taken over: the step takes any count but
+                # zero for a run that is about to stop.
+                state = state.replace(skipped=jnp.zeros_like(state.skipped))
+            return state, step, notes
     with clock.measure("init"):
         return jax.block_until_ready(program.init()), 0, notes
 
@@ -320,11 +359,36 @@ def _last_step(workdir: Workdir) -> int:
     steps = [0]
     if workdir.metrics.exists():
         for line in workdir.metrics.read_text().splitlines():
-            with contextlib.suppress(ValueError, KeyError):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
                 steps.append(json.loads(line)["step"])
     return max(steps)
 
 
+def _saved_metrics(workdir: Workdir, start: int) -> dict[str, float]:
+    """What was known of the run when it saved the step that it goes on from."""
+    if not start:
+        return {}
+    saved = read_meta(workdir.checkpoints, start)["metrics"]
+    return {n: math.nan if v is None else v for n, v in saved.items()}
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """A full disk ends a run alike, whether a checkpoint or a report meets it first."""
+    try:
+        yield
+    except OSError as error:
+        raise SaveError(f"a report could not be written: {error}") from error
+
+
 def _tell(reports: Sequence[Report], record: dict[str, Any]) -> None:
+    with _writing():
+        for report in reports:
+            report.write(record)
+
+
+def _close(reports: Sequence[Report]) -> None:
     for report in reports:
-        report.write(record)
+        # What could not be written has been told, and would be tried again here.
+        with contextlib.suppress(OSError):
+            report.close()

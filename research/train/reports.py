@@ -1,15 +1,20 @@
 """What a run tells: one record to a file, to TensorBoard, to the terminal, to W&B."""
 
 import json
+import math
 import os
+import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import rich.console
 import rich.progress
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
 from research.errors import UserError
 
@@ -40,7 +45,7 @@ class JsonLines:
         self._file = path.open("a")
 
     def write(self, record: Record) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps(finite(record), allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -48,18 +53,34 @@ class JsonLines:
 
 
 class TensorBoard:
-    """Scalars under `<kind>/<name>`."""
+    """Scalars under `<kind>/<name>`, one file of events a start."""
 
     def __init__(self, folder: Path, resumed: int):
-        self._writer = SummaryWriter(str(folder), purge_step=resumed + 1)
+        # tensorboardX's own writer has a thread that dies on a full disk, whereupon the
+        # queue to it fills up and the run hangs; this one raises.
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self._writer = RecordWriter(str(folder / f"{name}.{os.getpid()}"))
+        self._event(file_version="brain.Event:2")
+        # Hides what earlier starts wrote of the steps that this one will repeat.
+        start = SessionLog(status=SessionLog.START)
+        self._event(step=resumed + 1, session_log=start)
 
     def write(self, record: Record) -> None:
-        for name, value in _scalars(record):
-            tag = f"{record['kind']}/{name}"
-            self._writer.add_scalar(tag, value, record["step"])
+        kind = record["kind"]
+        values = [
+            Summary.Value(tag=f"{kind}/{name}", simple_value=value)
+            for name, value in _scalars(record)
+        ]
+        self._event(step=record["step"], summary=Summary(value=values))
 
     def close(self) -> None:
         self._writer.close()
+
+    def _event(self, **content: Any) -> None:
+        event = Event(wall_time=time.time(), **content)
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
 
 
 class WandB:
@@ -140,7 +161,8 @@ def render(record: Record, num_steps: int) -> str:
     """A record as one line of text."""
     step = f"step {record['step']:>{len(str(num_steps))}}/{num_steps}"
     if record["kind"] != "train":
-        told = "  ".join(f"{n} {_number(v)}" for n, v in _scalars(record))
+        values = (f"{n} {_number(v)}" for n, v in _scalars(record))
+        told = record.get("note") or "  ".join(values)
         return f"{step}  {record['kind']}  {told}"
     return (
         f"{step}  loss {record['loss']:.4f}  "
@@ -151,6 +173,13 @@ def render(record: Record, num_steps: int) -> str:
         f"data wait {record['data_wait']:.1%}  "
         f"eta {_duration(record['eta_seconds'])}"
     )
+
+
+def finite(value: Any) -> Any:
+    """A tree of dicts with None for each NaN or infinity, which JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _scalars(record: Record) -> Sequence[tuple[str, float]]:
@@ -165,9 +194,9 @@ def _scalars(record: Record) -> Sequence[tuple[str, float]]:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")  # cut off by a kill: it will be written again
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # cut off: it will be written again
 
 
 def _number(value: float) -> str:

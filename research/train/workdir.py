@@ -16,12 +16,11 @@ import fcntl
 import importlib.metadata
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +72,14 @@ class Workdir:
             self._acquire()
             self._claim(experiment, adopt)
             self._record(experiment, request)
-        except OSError as error:
-            raise UserError(
-                f"workdir {self.path} cannot be written: {error}; choose another with "
-                "--workdir"
-            ) from error
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                raise UserError(
+                    f"workdir {self.path} cannot be written: {error}; choose another "
+                    "with --workdir"
+                ) from error
+            raise
 
     def close(self) -> None:
         """Lets the folder go."""
@@ -93,7 +95,6 @@ class Workdir:
         except BlockingIOError:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
-            self.close()
             raise UserError(
                 f"workdir {self.path} is in use by {holder}: wait for it to end, stop "
                 "it, or choose another with --workdir"
@@ -105,7 +106,7 @@ class Workdir:
     def _claim(self, experiment: Experiment, adopt: bool) -> None:
         record = self.path / "identity.txt"
         now = describe(experiment, operational=False)
-        if record.exists() and not adopt:
+        if record.exists() and self._has_progress() and not adopt:
             before = record.read_text()
             if before != now:
                 lines = difflib.unified_diff(
@@ -124,14 +125,19 @@ class Workdir:
                 f"{self.path} has checkpoints but no identity.txt, so it is not the "
                 "workdir of a run: choose another with --workdir"
             )
-        record.write_text(now)
+        _write(record, now.encode())
+
+    def _has_progress(self) -> bool:
+        """Whether an earlier start left something that another would spoil."""
+        reported = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return reported or any(self.checkpoints.glob("*"))
 
     def _record(self, experiment: Experiment, request: Request) -> None:
-        (self.path / "experiment.txt").write_text(describe(experiment))
-        shutil.copyfile(find_file(request.reference), self.path / "experiment.py")
-        (self.path / "run.json").write_text(
-            json.dumps(asdict(request), indent=2) + "\n"
-        )
+        file = find_file(request.reference)
+        asked = json.dumps(asdict(request), indent=2) + "\n"
+        _write(self.path / "experiment.txt", describe(experiment).encode())
+        _write(self.path / "experiment.py", file.read_bytes())
+        _write(self.path / "run.json", asked.encode())
         with (self.path / "starts.jsonl").open("a") as file:
             file.write(json.dumps(_start(experiment)) + "\n")
 
@@ -143,15 +149,23 @@ def read_request(path: Path) -> Request:
       UserError: `path` is not a workdir.
     """
     try:
-        record = json.loads((path / "run.json").read_text())
-    except (OSError, ValueError):
+        record = Request(**json.loads((path / "run.json").read_text()))
+    except (OSError, ValueError, TypeError):
         raise UserError(
-            f"{path} is not the workdir of a run: expected run.json and experiment.py in "
-            "it, as launch.train writes them"
+            f"{path} is not the workdir of a run: expected run.json and experiment.py "
+            "in it, as launch.train writes them"
         ) from None
-    function = record["reference"].partition(":")[2] or "experiment"
+    function = record.reference.partition(":")[2] or "experiment"
     reference = f"{path / 'experiment.py'}:{function}"
-    return Request(reference, record["arguments"], record["overrides"])
+    return replace(record, reference=reference)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all: a kill or a full disk leaves the old one."""
+    if not path.exists() or path.read_bytes() != content:
+        fresh = path.with_name(f"{path.name}.tmp")
+        fresh.write_bytes(content)
+        os.replace(fresh, path)
 
 
 def _start(experiment: Experiment) -> dict[str, Any]:
