@@ -18,11 +18,14 @@ from research.data.transforms import RandomFlip
 from research.diffusion.pixels import Pixels
 from research.diffusion.processes import VP
 from research.diffusion.samplers import PredictorCorrector, euler_maruyama
+from research.evals.frechet import FrechetInception
 from research.evals.likelihood import BitsPerDim
 from research.evals.loss import HeldOutLoss
 from research.evals.samples import SampleGrid
 from research.experiment import Experiment, Published
-from research.models.score_unet import BigGANBlock, ScoreUNet
+from research.layers.blocks import BigGANBlock
+from research.models.score_unet import ScoreUNet
+from research.pretrained import inception
 from research.tasks.score_matching import ScoreMatching
 from research.train.checkpoints import Checkpoints
 from research.train.optimizers import Adam
@@ -65,6 +68,15 @@ def experiment(num_steps: int = 1_300_000, batch_size: int = 128) -> Experiment:
         evals={
             "test": HeldOutLoss(split="test", every=10_000),
             "samples": SampleGrid(num=64, every=50_000),
+        },
+        offline_evals={
+            "inception": FrechetInception(
+                network=partial(
+                    inception.load,
+                    path="~/data/twelvefold/pt_inception-2015-12-05.safetensors",
+                ),
+                num_samples=50_000,
+            ),
             "likelihood": BitsPerDim(split="test", num_rounds=5),
         },
         checkpoints=Checkpoints(every=10_000, keep_last=2, keep_every=50_000),

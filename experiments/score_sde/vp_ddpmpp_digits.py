@@ -73,4 +73,5 @@ def experiment(num_steps: int = 1600, batch_size: int = 64) -> Experiment:
         },
         checkpoints=Checkpoints(every=500, keep_last=2),
         log_every=100,
+        num_params=748_737,
     )

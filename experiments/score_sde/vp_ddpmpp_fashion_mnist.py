@@ -82,4 +82,5 @@ def experiment(
         },
         checkpoints=Checkpoints(every=500, keep_last=2),
         log_every=100,
+        num_params=744_225,
     )

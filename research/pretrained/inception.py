@@ -143,6 +143,7 @@ def load(path: str) -> tuple[InceptionV3, Variables]:
       UserError: no such file, not a safetensors file, or a leaf that is missing, that
         nothing claims, or that has another shape.
     """
+    path = str(Path(path).expanduser())
     if not Path(path).is_file():
         raise UserError(
             f"no Inception weights at {path}: take {RELEASED} from the releases of "

@@ -6,7 +6,7 @@ modules that the Inception needs are imported here, so that torchvision is not.
 """
 
 import importlib
-import importlib.util
+import subprocess
 import sys
 import types
 
@@ -22,12 +22,17 @@ from research.pretrained import inception
 
 
 @pytest.fixture(scope="module")
-def fidelity():
-    """torch-fidelity, importable module by module."""
-    spec = importlib.util.find_spec("torch_fidelity")
-    assert spec and spec.submodule_search_locations
+def fidelity(tmp_path_factory):
+    """torch-fidelity, importable module by module.
+
+    Installed here and without what it requires: beside a CPU build of PyTorch its
+    torchvision cannot be imported, and every package that looks for one would fail.
+    """
+    folder = tmp_path_factory.mktemp("torch-fidelity")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--target", folder, "torch-fidelity==0.4.0"], check=True)
     package = types.ModuleType("torch_fidelity")
-    package.__path__ = list(spec.submodule_search_locations)
+    package.__path__ = [str(folder / "torch_fidelity")]
     sys.modules["torch_fidelity"] = package
     yield lambda name: importlib.import_module(f"torch_fidelity.{name}")
     for name in [name for name in sys.modules if name.startswith("torch_fidelity")]:
