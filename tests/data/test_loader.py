@@ -289,6 +289,7 @@ def test_examples_of_other_shapes_are_told_with_both():
         ([{"a": "text"}, {"a": "text"}], "'a' is <U4, which no device holds: encode"),
         ([{"a": 1}, {"a": 2**40}], "'a' holds int64 values that are not int32"),
         ([{"a": 1}, {"a": 0.5}], "'a' holds float64 values that are not int32"),
+        ([{"a": 1}, {"a": 2.0}], "'a' holds float64 values that are not int32"),
         ([{"mask": 1}, {"mask": 1}], "data.eval.test has a part named mask"),
         ([], "data.eval.test has no examples: check its folder and split"),
     ],

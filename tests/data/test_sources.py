@@ -43,6 +43,12 @@ def test_digits_are_split_without_overlap():
     assert ours == sorted((image.tobytes(), int(label)) for image, label in theirs)
 
 
+def test_the_split_of_the_digits_is_fixed_for_ever():
+    train, test = Digits("train"), Digits("test")
+    assert [train[i]["label"] for i in range(8)] == [2, 8, 2, 6, 6, 7, 1, 9]
+    assert [test[i]["label"] for i in range(8)] == [7, 9, 4, 7, 0, 2, 6, 1]
+
+
 def test_both_parts_of_the_digits_hold_every_class():
     for split in ("train", "test"):
         source = Digits(split)
@@ -153,6 +159,7 @@ def test_damaged_idx_files_are_told(idx_folder, damage, message):
         lambda data: data[:-12],  # truncated
         lambda data: b"<html>not found</html>",
         lambda data: data[:20] + bytes(4) + data[24:],
+        lambda data: data[:10] + b"\xff" + data[11:],  # no such kind of block
     ],
 )
 def test_damaged_gzip_files_are_told(idx_folder, damage):
@@ -198,6 +205,14 @@ def test_image_folder_reads_classes_in_order(image_folder):
     assert source.prepare() == "2 classes, 3 files"
 
 
+def test_image_folder_does_not_depend_on_the_order_of_the_disk(tmp_path):
+    (tmp_path / "shades").mkdir()
+    for shade in (5, 2, 7, 0, 4, 9, 1, 3, 8, 6):
+        Image.new("L", (1, 1), shade).save(tmp_path / "shades" / f"{shade}.png")
+    source = ImageFolder(str(tmp_path), mode="L")
+    assert [int(source[i]["image"].item()) for i in range(10)] == list(range(10))
+
+
 def test_an_unreadable_image_is_named(image_folder):
     path = image_folder / "bees" / "b.png"
     whole = path.read_bytes()
@@ -230,6 +245,9 @@ def test_empty_and_missing_folders_are_told(image_folder):
 def test_home_folders_are_expanded(image_folder, monkeypatch):
     monkeypatch.setenv("HOME", str(image_folder.parent))
     assert len(ImageFolder(f"~/{image_folder.name}")) == 3
+    assert Tfds("mnist").missing() == [
+        f"{image_folder.parent}/data/twelvefold/tfds/mnist/3.0.1"
+    ]
 
 
 # NumPy files

@@ -43,6 +43,13 @@ def test_resize_keeps_proportions_and_channels(height, width, expected, channels
     )
 
 
+def test_resize_keeps_left_and_right():
+    pixels = np.zeros((20, 40, 1), np.uint8)
+    pixels[:, 20:] = 200
+    scaled = apply(Resize(8), pixels)
+    assert np.all(scaled[:, :6] == 0) and np.all(scaled[:, -6:] == 200)
+
+
 def test_resize_averages_what_it_shrinks():
     # A one-pixel chessboard turns to grey: sampling single pixels would keep it.
     board = np.indices((64, 64)).sum(axis=0)[..., None] % 2 * np.uint8(255)
