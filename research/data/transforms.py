@@ -84,12 +84,13 @@ class Pad:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         """The padded image; a larger one raises UserError."""
-        height, width, _ = example["image"].shape
+        height, width, channels = example["image"].shape
         if max(height, width) > self.size:
             raise UserError(
                 f"Pad({self.size}): an image is already {height}x{width}: put "
                 f"Resize or CenterCrop({self.size}) before it"
             )
-        rows, columns = self.size - height, self.size - width
-        border = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
-        return {**example, "image": np.pad(example["image"], (*border, (0, 0)))}
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        padded = np.zeros((self.size, self.size, channels), np.uint8)
+        padded[top : top + height, left : left + width] = example["image"]
+        return {**example, "image": padded}
