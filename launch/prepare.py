@@ -25,14 +25,15 @@ class Split:
     name: str
     """Its path in the experiment: data.train, data.eval.test."""
 
-    source: str
     num_examples: int
+
+    example: str
+    """The parts of an example after the transforms."""
 
     verified: str
     """What its source could verify."""
 
-    example: str
-    """The parts of an example after the transforms."""
+    source: str
 
 
 def prepare(data: Data, download: bool = True) -> list[Split]:
@@ -81,11 +82,11 @@ def _check(name: str, source: Source, batches: Batches) -> Split:
         batch = next(batches)
     parts = [f"{n} {v.dtype} {v.shape[1:]}" for n, v in batch.items() if n != "mask"]
     told = repr(source) if dataclasses.is_dataclass(source) else type(source).__name__
-    return Split(name, told, len(source), verified, ", ".join(parts))
+    return Split(name, len(source), ", ".join(parts), verified, told)
 
 
 def main(
-    choice: Annotated[Choice, tyro.conf.arg(name="")], /, download: bool = True
+    choice: Annotated[Choice, tyro.conf.arg(name="")], download: bool = True
 ) -> None:
     """Download and check the data of an experiment, and show its splits.
 
@@ -96,9 +97,11 @@ def main(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("split", "source", "examples", "verified", "an example")
-    for column in table.columns:
-        column.overflow = "fold"
+    table = Table()
+    for heading in ("split", "examples"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("an example", "verified", "source"):
+        table.add_column(heading, overflow="fold")
     for split in prepare(choice.load().data, download):
         table.add_row(*map(str, dataclasses.astuple(split)))
     Console().print(table)

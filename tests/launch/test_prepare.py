@@ -3,11 +3,13 @@
 import gzip
 import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from launch.prepare import Split, prepare
+from launch.cli import run
+from launch.prepare import Split, main, prepare
 from research.data.loader import Data
 from research.data.sources import Digits, IdxImages, ImageFolder, Tfds
 from research.data.transforms import Pad
@@ -37,8 +39,8 @@ def test_what_is_ready_is_counted_and_described():
     data = Data(train=Digits(), eval={"test": Digits("test")}, batch_size=2000)
     held = "image uint8 (8, 8, 1), label int32 ()"
     assert prepare(data) == [
-        Split("data.train", "Digits(split='train')", 1437, "", held),
-        Split("data.eval.test", "Digits(split='test')", 360, "", held),
+        Split("data.train", 1437, held, "", "Digits(split='train')"),
+        Split("data.eval.test", 360, held, "", "Digits(split='test')"),
     ]
 
 
@@ -96,6 +98,37 @@ def test_examples_that_make_no_batch_are_found(fashion):
     data = Data(train=fashion.train, transforms=(Pad(3),), batch_size=2)
     with pytest.raises(UserError, match=r"^data.train: Pad\(3\): an image is already"):
         prepare(data)
+
+
+def test_the_command_shows_what_is_ready_or_fails_with_a_sentence(tmp_path, capsys):
+    folder = tmp_path / "fashion"
+    folder.mkdir()
+    path = (
+        Path(__file__).parents[2] / "experiments/score_sde/vp_ddpmpp_fashion_mnist.py"
+    )
+    splits = ("data.train", "data.eval.train", "data.eval.test")
+    command = [str(path), "--no-download", "--with", "batch_size=2"]
+    for split in splits:
+        command += ["--set", f"{split}.folder={folder}", "--set", f"{split}.md5=None"]
+
+    with pytest.raises(SystemExit) as end:
+        run(main, command)
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(
+        f"UserError: data.train, data.eval.train: no {folder}/train-"
+    )
+    assert "Traceback" not in told
+
+    for name, size in (("train", 6), ("t10k", 3)):
+        images, labels = np.zeros((size, 28, 28), np.uint8), np.zeros(size, np.uint8)
+        write_idx(folder / f"{name}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{name}-labels-idx1-ubyte.gz", labels)
+    with pytest.raises(SystemExit) as end:
+        run(main, command)
+    assert end.value.code == 0
+    table = capsys.readouterr().out
+    assert all(text in table for text in (*splits, "headers and", " 6 ", " 3 "))
 
 
 def test_preparing_starts_no_workers(fashion, monkeypatch):
