@@ -3,7 +3,6 @@
 import math
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from research.layers.conv import Resample
@@ -68,5 +67,3 @@ class BigGANBlock(nn.Module):
         if self.resample is not None or x.shape[-1] != self.channels:
             x = conv(x, 1, "skip")
         return ((x + h) * self.skip_scale).astype(self.dtype)
-
-

@@ -35,9 +35,10 @@ class GroupNorm(nn.Module):
         num_groups = min(self.max_groups, channels // self.min_group_size)
         if num_groups == 0 or channels % num_groups:
             raise UserError(
-                f"{channels} channels cannot be normalised in {num_groups} equal groups:"
-                f" choose a multiple of {self.min_group_size} channels, above"
-                f" {self.max_groups * self.min_group_size} of {self.max_groups}."
+                f"{channels} channels cannot be split into {num_groups} equal groups:"
+                f" use a multiple of {self.min_group_size} up to"
+                f" {self.max_groups * self.min_group_size} channels, of"
+                f" {self.max_groups} above."
             )
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))

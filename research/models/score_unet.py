@@ -91,9 +91,9 @@ class ScoreUNet(nn.Module):
             x: Array, level: int, name: str, resample: Resample | None = None
         ) -> Array:
             channels = self.channels * self.channel_mults[level]
-            return self.block(
-                channels, resample=resample, dtype=self.dtype, name=name
-            )(x, time, train)
+            return self.block(channels, resample=resample, dtype=self.dtype, name=name)(
+                x, time, train
+            )
 
         def attention(x: Array, name: str) -> Array:
             return self.attention(dtype=self.dtype, name=name)(x)

@@ -1,0 +1,212 @@
+from collections import Counter
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from research.errors import UserError
+from research.models.score_unet import ScoreUNet
+from tests.layers import slow
+
+# How often each shape occurs in the released checkpoints of yang-song/score_sde,
+# vp/cifar10_ddpmpp_continuous (4 blocks) and vp/cifar10_ddpmpp_deep_continuous (8),
+# convolutions as HWIO and dense layers as (in, out). Not among them is the buffer of
+# 1000 noise levels, `sigmas`, which is no parameter.
+PUBLISHED = {
+    (3,): (1, 1),
+    (128,): (71, 123),
+    (256,): (271, 459),
+    (384,): (4, 4),
+    (512,): (30, 54),
+    (128, 512): (1, 1),
+    (256, 256): (24, 40),
+    (512, 128): (10, 18),
+    (512, 256): (34, 58),
+    (512, 512): (1, 1),
+    (1, 1, 128, 128): (1, 1),
+    (1, 1, 128, 256): (1, 1),
+    (1, 1, 256, 128): (4, 8),
+    (1, 1, 256, 256): (5, 5),
+    (1, 1, 384, 128): (1, 1),
+    (1, 1, 384, 256): (1, 1),
+    (1, 1, 512, 256): (14, 26),
+    (3, 3, 3, 128): (1, 1),
+    (3, 3, 128, 3): (1, 1),
+    (3, 3, 128, 128): (15, 27),
+    (3, 3, 128, 256): (1, 1),
+    (3, 3, 256, 128): (4, 8),
+    (3, 3, 256, 256): (52, 88),
+    (3, 3, 384, 128): (1, 1),
+    (3, 3, 384, 256): (1, 1),
+    (3, 3, 512, 256): (14, 26),
+}
+
+SMALL = ScoreUNet(
+    channels=8, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(4,)
+)
+X = jax.random.normal(jax.random.key(0), (2, 8, 4, 3))
+T = jnp.array([0.2, 0.9])
+
+
+def shapes(network, size=(8, 4)):
+    x = jnp.zeros((1, *size, 3))
+    return jax.eval_shape(
+        lambda: network.init(jax.random.key(0), x, jnp.ones(1), train=False)
+    )
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return {"params": slow.random_params(SMALL, X, T, False)}
+
+
+@pytest.fixture(scope="module")
+def output(variables):
+    return slow.jit(partial(SMALL.apply, train=False))(variables, X, T)
+
+
+@pytest.mark.parametrize(
+    ("num_res_blocks", "column", "num_params"),
+    [(4, 0, 61_804_419), (8, 1, 106_632_579)],
+)
+def test_true_size(num_res_blocks, column, num_params):
+    published = shapes(ScoreUNet(num_res_blocks=num_res_blocks), size=(32, 32))
+    leaves = jax.tree.leaves(published)
+    assert sum(leaf.size for leaf in leaves) == num_params
+    assert Counter(leaf.shape for leaf in leaves) == {
+        shape: counts[column] for shape, counts in PUBLISHED.items()
+    }
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+
+
+def test_names():
+    assert set(shapes(SMALL)["params"]) == {
+        "time_hidden",
+        "time_out",
+        "conv_in",
+        "down_0_block_0",
+        "down_0_resample",
+        "down_1_block_0",
+        "down_1_attention_0",
+        "mid_block_0",
+        "mid_attention",
+        "mid_block_1",
+        "up_1_block_0",
+        "up_1_block_1",
+        "up_1_attention",
+        "up_1_resample",
+        "up_0_block_0",
+        "up_0_block_1",
+        "norm_out",
+        "conv_out",
+    }
+
+
+def test_starts_near_zero():
+    network = ScoreUNet(8, (1,), num_res_blocks=0, attention_resolutions=())
+    init = partial(network.init_with_output, train=False)
+    y, _ = slow.jit(init)(slow.key(0), X, T)
+    assert y.shape == X.shape
+    assert 0 < float(abs(y).max()) < 1e-3
+
+
+def test_examples_are_independent_and_depend_on_their_time(variables):
+    @slow.jit
+    def change(x_tangent, t_tangent):
+        apply = partial(SMALL.apply, variables, train=False)
+        return jax.jvp(apply, (X, T), (x_tangent, t_tangent))[1]
+
+    nothing = jnp.zeros_like(X), jnp.zeros_like(T)
+    for x_tangent, t_tangent in [
+        (nothing[0].at[1].set(1.0), nothing[1]),
+        (nothing[0], nothing[1].at[1].set(1.0)),
+    ]:
+        tangent = change(x_tangent, t_tangent)
+        assert (tangent[0] == 0).all()
+        assert (tangent[1] != 0).all()
+
+
+def test_dropout_only_in_training(variables, output):
+    @slow.jit
+    def train(seed):
+        rngs = {"dropout": slow.key(seed)}
+        return SMALL.apply(variables, X, T, train=True, rngs=rngs)
+
+    assert (train(0) == train(0)).all()
+    assert (train(0) != train(1)).any()
+    # The blocks' own rate is 0.1, so that most of the signal is what it was.
+    error = abs(train(0) - output).mean() / abs(output).mean()
+    assert 0.01 < float(error) < 1
+
+
+def test_bfloat16(variables, output):
+    network = SMALL.clone(dtype="bfloat16")
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes(network))} == {
+        jnp.dtype("float32")
+    }
+    apply = partial(network.apply, train=False)
+    text = str(jax.make_jaxpr(apply)(variables, X, T))
+    for operation, dtype in [
+        ("conv_general_dilated", "bf16"),
+        ("rsqrt", "f32"),
+        ("exp", "f32"),
+    ]:
+        lines = [line for line in text.splitlines() if f" = {operation}" in line]
+        assert lines and all(f":{dtype}[" in line for line in lines)
+    y = slow.jit(apply)(variables, X, T)
+    assert y.dtype == jnp.float32
+    error = float(abs(y - output).max() / abs(output).max())
+    assert 1e-4 < error < 0.05
+
+
+def test_slots():
+    class Fourier(nn.Module):
+        embed_dim: int
+
+        @nn.compact
+        def __call__(self, t):
+            return jnp.zeros((t.shape[0], 2 * self.embed_dim))
+
+    class Scale(nn.Module):
+        channels: int
+        resample: object
+        dtype: str
+
+        @nn.compact
+        def __call__(self, x, time, train):
+            x = x if self.resample is None else self.resample(x)
+            scale = self.param("scale", nn.initializers.ones, (self.channels,))
+            return x.mean(-1, keepdims=True) * scale[None, None, None]
+
+    class Nothing(nn.Module):
+        dtype: str
+
+        @nn.compact
+        def __call__(self, x):
+            return x
+
+    network = SMALL.clone(
+        time_embedding=Fourier,
+        block=Scale,
+        attention=Nothing,
+        downsample=lambda x: x[:, ::2, ::2],
+        upsample=lambda x: x.repeat(2, 1).repeat(2, 2),
+    )
+    params = shapes(network)["params"]
+    assert params["time_hidden"]["kernel"].shape == (16, 32)
+    assert params["down_0_resample"].keys() == {"scale"}
+    assert "mid_attention" not in params
+
+
+@pytest.mark.parametrize("size", [(12, 8), (8, 20), (4, 4)])
+def test_sizes_that_cannot_be_halved_are_refused(size):
+    network = SMALL.clone(channel_mults=(1, 1, 1, 1), attention_resolutions=())
+    with pytest.raises(UserError, match="multiples of 8"):
+        shapes(network, size)
+
+
+def test_attention_where_no_level_is_refused():
+    with pytest.raises(UserError, match=r"\[16\].*\[8, 4\]"):
+        shapes(SMALL.clone(attention_resolutions=(16, 4)))
