@@ -5,6 +5,7 @@
 A workdir that holds checkpoints of the same experiment is continued from the newest.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -42,13 +43,13 @@ def main(
     from research.experiment import describe
     from research.train.clock import Clock
     from research.train.loop import Options, train
-    from research.train.reports import WandB, console
+    from research.train.reports import Report, WandB, console
     from research.train.workdir import Workdir
 
     clock = Clock()
     experiment = choice.load()
     folder = Workdir(workdir or Path("runs") / experiment.name)
-    reports = [lambda _: console(experiment.num_steps)]
+    reports: list[Callable[[int], Report]] = [lambda _: console(experiment.num_steps)]
     if wandb:
         settings = describe(experiment)
         reports.append(lambda _: WandB(wandb, experiment.name, folder.path, settings))

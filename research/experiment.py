@@ -459,7 +459,7 @@ def _walk(node: Any, path: str, operational: bool) -> Iterator[tuple[str, str]]:
     elif isinstance(node, Mapping) and node:
         for name, value in node.items():
             yield from _walk(value, f"{join}{name}", operational)
-    elif isinstance(node, tuple) and not all(_is_plain(value) for value in node):
+    elif type(node) is tuple and not all(map(_is_plain, node)):
         for i, value in enumerate(node):
             yield from _walk(value, f"{join}{i}", operational)
     elif _is_plain(node) or isinstance(node, tuple | Mapping):

@@ -73,7 +73,7 @@ def experiment(
         ),
         num_steps=num_steps,
         seed=42,
-        ema=Ema(rate=0.999),
+        ema=Ema(rate=0.995),
         evals={"test": HeldOutLoss(split="test", batch_size=200, every=500)},
         offline_evals={
             "samples": SampleGrid(num=64),

@@ -130,7 +130,8 @@ def synthetic_batch(program: Program, seed: int = 0) -> dict[str, jax.Array]:
 
 def enable_compile_cache(folder: Path) -> None:
     """Keeps compiled programs in `folder`, unless JAX already has such a folder."""
-    if jax.config.jax_compilation_cache_dir is None:
+    present = jax.config.jax_compilation_cache_dir  # pyright: ignore
+    if present is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

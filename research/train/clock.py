@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-BUCKETS = (
+BUCKETS: tuple[str, ...] = (
     "init",
     "compile",
     "restore",

@@ -12,8 +12,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import rich.console
 import rich.progress
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+
+# Generated modules, whose names only exist at run time.
+from tensorboardX.proto.event_pb2 import (  # pyright: ignore
+    Event,
+    SessionLog,
+)
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 from tensorboardX.record_writer import RecordWriter
 
 from research.errors import UserError
@@ -88,7 +93,7 @@ class WandB:
 
     def __init__(self, project: str, name: str, workdir: Path, settings: str):
         try:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError(
                 "--wandb needs the package wandb: pip install 'twelvefold[wandb]'"

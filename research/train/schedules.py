@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -11,7 +12,7 @@ from jax.typing import ArrayLike
 class Schedule(Protocol):
     """The learning rate of the update that follows `step` updates."""
 
-    def __call__(self, step: ArrayLike) -> ArrayLike: ...
+    def __call__(self, step: ArrayLike) -> jax.Array: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Constant:
     value: float
     warmup_steps: int = 0
 
-    def __call__(self, step: ArrayLike) -> ArrayLike:
+    def __call__(self, step: ArrayLike) -> jax.Array:
         if not self.warmup_steps:
             return jnp.full((), self.value)
         return self.value * jnp.minimum(jnp.asarray(step) / self.warmup_steps, 1.0)
@@ -40,7 +41,7 @@ class Cosine:
     warmup_steps: int = 0
     end: float = 0.0
 
-    def __call__(self, step: ArrayLike) -> ArrayLike:
+    def __call__(self, step: ArrayLike) -> jax.Array:
         step = jnp.asarray(step)
         warm = self.peak * step / max(1, self.warmup_steps)
         span = max(1, self.num_steps - self.warmup_steps)

@@ -22,8 +22,7 @@ from research.tasks.base import Batch, Task
 from research.train.sharding import path_name
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that a run carries from step to step, and all that a checkpoint holds.
 
     `step` counts the batches consumed, `skipped` those whose update was withheld
