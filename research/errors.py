@@ -6,13 +6,13 @@ restart loops can rely on the numbers: 75 means "start me again", the others do 
 
 
 class UserError(Exception):
-    """Bad input, told in one sentence: what was wrong, what was expected, what to do."""
+    """Bad input in one sentence: what was wrong, what was expected, what to do."""
 
     exit_code = 2
 
 
 class NonFiniteError(Exception):
-    """The loss or a gradient was NaN or infinite; the bundle for `launch.replay` is written."""
+    """A loss or gradient was NaN or infinite; `launch.replay` has a bundle of it."""
 
     exit_code = 3
 

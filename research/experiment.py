@@ -257,7 +257,7 @@ def _children(node: Any) -> dict[str, tuple[Any, Any]]:
             for name, parameter in accepted.items()
             if name not in ("parent", "name", "self")
         }
-    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+    if _is_record(node):
         hints = _hints(type(node))
         return {f.name: (getattr(node, f.name), hints[f.name]) for f in _fields(node)}
     if isinstance(node, Mapping):
@@ -274,11 +274,15 @@ def _with(node: Any, name: str, value: Any) -> Any:
         )
     if isinstance(node, nn.Module):
         return node.clone(**{name: value})
-    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+    if _is_record(node):
         return dataclasses.replace(node, **{name: value})
     if isinstance(node, Mapping):
         return {**node, name: value}
     return tuple(value if str(i) == name else old for i, old in enumerate(node))
+
+
+def _is_record(node: Any) -> bool:
+    return dataclasses.is_dataclass(node) and not isinstance(node, type)
 
 
 def _fields(node: Any) -> list[dataclasses.Field]:
@@ -450,7 +454,7 @@ def _walk(node: Any, path: str, operational: bool) -> Iterator[tuple[str, str]]:
             yield from _walk(value, f"{join}{i}", operational)
         for name, value in node.keywords.items():
             yield from _walk(value, f"{join}{name}", operational)
-    elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+    elif _is_record(node):
         if path:
             yield path, _qualified(type(node))
         for f in _fields(node):

@@ -1,4 +1,4 @@
-"""Metrics as `(total, count)` pairs: exact over ragged batches, microbatches and hosts."""
+"""Metrics as `(total, count)` pairs: exact over ragged batches and microbatches."""
 
 from collections.abc import Iterable, Mapping
 

@@ -14,10 +14,7 @@ import rich.console
 import rich.progress
 
 # Generated modules, whose names only exist at run time.
-from tensorboardX.proto.event_pb2 import (  # pyright: ignore
-    Event,
-    SessionLog,
-)
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 from tensorboardX.record_writer import RecordWriter
 

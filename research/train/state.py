@@ -101,7 +101,7 @@ def make_init(
     trainable: str = "",
     ema: Ema | None = None,
 ) -> Callable[[jax.Array, Batch], TrainState]:
-    """`init(rng, batch) -> TrainState` at step zero; pure, so it can be `eval_shape`d."""
+    """`init(rng, batch) -> TrainState` at step zero; pure, for `eval_shape` too."""
 
     def init(rng: jax.Array, batch: Batch) -> TrainState:
         extra = dict(task.init(rng, batch))

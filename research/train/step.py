@@ -46,7 +46,7 @@ def make_step(
         return grads, metrics, {**extra, **changed}
 
     def accumulate(moving, frozen, extra, batch, rng):
-        """The gradient of the mean over all microbatches, each weighted by its count."""
+        """The gradient of the mean over all microbatches, weighted by their counts."""
         batch = jax.tree.map(lambda x: _to_microbatches(x, num_microbatches), batch)
 
         def body(carry, inputs):
