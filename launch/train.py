@@ -32,7 +32,8 @@ def main(
       workdir: Where everything goes; default runs/NAME.
       adopt: Go on although settings that decide the numbers have changed.
       stop_at: Save and leave after this step; the same command goes on.
-      watchdog_seconds: Dump all stacks and exit 124 without progress for so long.
+      watchdog_seconds: Dump all stacks and exit 124 without progress for so long, or
+        ten times that while it starts or evaluates.
       wandb: Also report to this Weights & Biases project.
       cluster: Several processes as one run.
     """

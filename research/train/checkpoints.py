@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import orbax.checkpoint as ocp
@@ -92,7 +92,7 @@ class CheckpointStore:
                     raise RuntimeError(f"step {step} was refused")
                 self._saving = True
         except Exception as error:
-            raise self._failed(error) from error
+            self._fail(error)
 
     def check(self) -> None:
         """Raises SaveError, from its cause, if a save has failed meanwhile."""
@@ -107,13 +107,15 @@ class CheckpointStore:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            raise self._failed(error) from error
+            self._fail(error)
 
-    def _failed(self, error: Exception) -> SaveError:
-        return SaveError(
+    def _fail(self, error: Exception) -> NoReturn:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise error  # not of the disk: a process is gone that should have saved too
+        raise SaveError(
             f"saving to {self.folder} failed: {error}; the checkpoints before it are "
             f"whole: {self.steps()}"
-        )
+        ) from error
 
     def reload(self) -> None:
         """Reads the folder anew, after `select` has cleared it up."""

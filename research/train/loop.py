@@ -25,7 +25,7 @@ from research.train.clock import Clock
 from research.train.preemption import Preemption
 from research.train.reports import Bar, JsonLines, Report, TensorBoard, finite
 from research.train.state import TrainState
-from research.train.watchdog import Watchdog
+from research.train.watchdog import SLOW, Watchdog
 from research.train.workdir import Request, Workdir
 
 
@@ -86,7 +86,6 @@ def train(
         watchdog = stack.enter_context(Watchdog(options.watchdog_seconds, stacks))
         preemption = stack.enter_context(Preemption())
         state, start, notes = _start(program, workdir, store, clock)
-        watchdog.beat()
         reports: list[Report] = []
         stack.callback(_close, reports)
         if primary:
@@ -136,7 +135,6 @@ class _Run:
         stop_at = min(last, stop_at or last)
         with clock.measure("compile"):
             compiled = self.program.compile()
-        self.watchdog.beat()
         data = experiment.data
         rows = sharding.local_rows(self.program.mesh, data.batch_size)
         pending: tuple[Any, Any] | None = None
@@ -272,6 +270,7 @@ class _Run:
         for name, evaluator in self.experiment.evals.items():
             if not (final or (evaluator.every and self.step % evaluator.every == 0)):
                 continue
+            self.watchdog.beat(SLOW)
             with self.clock.measure("eval"):
                 context = Context(
                     data=self.experiment.data,

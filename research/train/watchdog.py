@@ -14,22 +14,26 @@ from pathlib import Path
 
 from research.errors import STUCK_EXIT_CODE
 
+SLOW = 10.0
+"""Patience for what may take many times as long as a step: starting, evaluating."""
+
 
 class Watchdog:
     """Ends the process with `STUCK_EXIT_CODE` if `beat` is not called for `seconds`.
 
-    Use as a context manager. The stacks go to standard error and to `stacks_file`.
+    Use as a context manager, in which the first beat may take `SLOW` times as long. The
+    stacks go to standard error and to `stacks_file`.
     """
 
     def __init__(self, seconds: float, stacks_file: Path):
         self._seconds = seconds
         self._file = stacks_file
-        self._last = time.monotonic()
+        self._last, self._limit = time.monotonic(), SLOW * seconds
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Watchdog":
-        self.beat()
+        self.beat(SLOW)
         self._thread.start()
         return self
 
@@ -37,14 +41,14 @@ class Watchdog:
         self._done.set()
         self._thread.join()
 
-    def beat(self) -> None:
-        """Tells that the run has got on."""
-        self._last = time.monotonic()
+    def beat(self, patience: float = 1.0) -> None:
+        """Tells that the run has got on; the next beat may take `patience` as long."""
+        self._last, self._limit = time.monotonic(), patience * self._seconds
 
     def _watch(self) -> None:
         while not self._done.wait(min(1.0, self._seconds / 4)):
             silent = time.monotonic() - self._last
-            if silent > self._seconds:
+            if silent > self._limit:
                 self._end(silent)
 
     def _end(self, silent: float) -> None:
