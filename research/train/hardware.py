@@ -1,4 +1,4 @@
-"""What a device can do at best: published peaks, or a measured one."""
+"""What a device can do at best: published figures, or a measured one."""
 
 import time
 from dataclasses import dataclass
@@ -27,19 +27,27 @@ class Chip:
     source: str
 
 
-_TPU = "Google Cloud TPU documentation, system architecture pages"
-_H100 = "NVIDIA H100 data sheet, SXM5, dense"
-
 GIB = 2.0**30
 
+# Google gives the interconnect of a chip in both directions together: half is sent.
+# A chip of v3 and of tpu7x is two devices to JAX: each has half of it.
+_TPU = "docs.cloud.google.com/tpu/docs/"
+_ISCA = "arXiv:2304.01433 for the links"
+_NVIDIA = "NVIDIA data sheet, SXM, without sparsity"
+
 CHIPS: dict[str, Chip] = {
-    "TPU v4": Chip(275e12, 32 * GIB, 1228e9, 300e9, _TPU),
-    "TPU v5 lite": Chip(197e12, 16 * GIB, 819e9, 200e9, _TPU),
-    "TPU v5": Chip(459e12, 95 * GIB, 2765e9, 600e9, _TPU),
-    "TPU v6 lite": Chip(918e12, 32 * GIB, 1640e9, 448e9, _TPU),
-    "NVIDIA H100 80GB HBM3": Chip(989e12, 80 * GIB, 3350e9, 450e9, _H100),
-    "NVIDIA H200": Chip(989e12, 141e9, 4800e9, 450e9, "NVIDIA H200 data sheet, dense"),
+    "TPU v3": Chip(61.5e12, 16 * GIB, 450e9, 140e9, f"{_TPU}v3, {_ISCA}"),
+    "TPU v4": Chip(275e12, 32 * GIB, 1200e9, 300e9, f"{_TPU}v4, {_ISCA}"),
+    "TPU v5 lite": Chip(197e12, 16 * GIB, 819e9, 200e9, f"{_TPU}v5e"),
+    "TPU v5": Chip(459e12, 95 * GIB, 2765e9, 600e9, f"{_TPU}v5p"),
+    "TPU v6 lite": Chip(918e12, 32 * GIB, 1638e9, 400e9, f"{_TPU}v6e"),
+    "TPU7x": Chip(1153.5e12, 96 * GIB, 3690e9, 300e9, f"{_TPU}tpu7x"),
+    "NVIDIA A100-SXM4-40GB": Chip(312e12, 40 * GIB, 1555e9, 300e9, _NVIDIA),
+    "NVIDIA A100-SXM4-80GB": Chip(312e12, 80 * GIB, 2039e9, 300e9, _NVIDIA),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 80 * GIB, 3350e9, 450e9, _NVIDIA),
+    "NVIDIA H200": Chip(989e12, 141e9, 4800e9, 450e9, _NVIDIA),
 }
+"""By `device_kind`."""
 
 
 def peak_flops(devices: Any) -> tuple[float, str]:

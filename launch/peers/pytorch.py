@@ -1,0 +1,108 @@
+"""A PyTorch training step like ours: Adam, clipping by global norm, an average."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.flop_counter import FlopCounterMode
+
+from launch.timing import Contender
+from research.errors import UserError
+from research.experiment import Experiment
+from research.train.optimizers import Adam
+
+
+def contenders(
+    experiment: Experiment,
+    make_loss: Callable[[], torch.nn.Module],
+    inputs: Sequence[Any],
+    dtype: str,
+) -> list[Contender]:
+    """The same step run eagerly and by `torch.compile`, on the GPU if there is one.
+
+    As it is fastest in PyTorch: images in `channels_last`, fused Adam, the whole loss
+    compiled, and products of float32 in TF32 on a GPU, as JAX has them there, too.
+
+    Args:
+      experiment: whose optimizer and average are taken over.
+      make_loss: a module called with `inputs` that returns the scalar loss.
+      inputs: NumPy arrays; images as (batch, channels, height, width).
+      dtype: of the computation: "float32", or "bfloat16" by autocast.
+
+    Raises:
+      UserError: an optimizer other than Adam.
+    """
+    if not isinstance(experiment.optimizer, Adam):
+        raise UserError(
+            "the PyTorch step knows Adam only, and this experiment has "
+            f"{type(experiment.optimizer).__name__}: compare one with Adam"
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high")
+    placed = [_place(torch.tensor(value), device) for value in inputs]
+    return [
+        _contender(experiment, make_loss(), placed, dtype, device, compiled)
+        for compiled in (False, True)
+    ]
+
+
+def _contender(
+    experiment: Experiment,
+    loss: Any,
+    inputs: Sequence[torch.Tensor],
+    dtype: str,
+    device: torch.device,
+    compiled: bool,
+) -> Contender:
+    settings: Any = experiment.optimizer
+    loss = loss.to(device=device, memory_format=torch.channels_last).train()
+    params = list(loss.parameters())
+    average = [param.detach().clone() for param in params]
+    adam = torch.optim.Adam(
+        params,
+        lr=float(settings.learning_rate(experiment.num_steps)),
+        betas=(settings.b1, settings.b2),
+        eps=settings.eps,
+        fused=True,
+    )
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+    def backward(function: Callable[..., torch.Tensor]) -> None:
+        with precision:
+            value = function(*inputs)
+        value.backward()
+
+    with FlopCounterMode(display=False) as counter:
+        backward(loss)
+    function = torch.compile(loss) if compiled else loss
+    ema = get_ema_multi_avg_fn(experiment.ema.rate) if experiment.ema else None
+    peak = 0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+    def step() -> None:
+        nonlocal peak
+        adam.zero_grad()
+        backward(function)
+        if settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(params, settings.clip_norm)
+        adam.step()
+        if ema:
+            ema(average, params, 0)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+            peak = torch.cuda.max_memory_allocated()
+
+    return Contender(
+        name=f"PyTorch {torch.__version__} {'compiled' if compiled else 'eager'}",
+        step=step,
+        num_params=sum(param.numel() for param in params),
+        flops=counter.get_total_flops(),
+        peak_memory=lambda: peak or None,
+    )
+
+
+def _place(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    layout = torch.channels_last if value.ndim == 4 else torch.preserve_format
+    return value.to(device).contiguous(memory_format=layout)
