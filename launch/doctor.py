@@ -108,7 +108,7 @@ def _ranges() -> Iterator[Finding]:
         version = _version(requirement.name)
         if version is None or not requirement.specifier.contains(version, True):
             broken.append(f"{requirement.name} {version or 'absent'}")
-            broken[-1] += f" (expected {requirement.specifier})"
+            broken[-1] += f" (expected {requirement.specifier or 'any'})"
     told = "; ".join(broken) or "all as declared"
     yield Finding("ranges", told, not broken)
 

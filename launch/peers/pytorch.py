@@ -39,7 +39,7 @@ def contenders(
             f"{type(experiment.optimizer).__name__}: compare one with Adam"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_float32_matmul_precision("high")
+    torch.backends.cuda.matmul.allow_tf32 = True
     placed = [_place(torch.tensor(value), device) for value in inputs]
     return [
         _contender(experiment, make_loss(), placed, dtype, device, compiled)

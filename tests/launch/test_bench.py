@@ -81,6 +81,16 @@ def test_our_step_trains_and_gives_its_state_away():
     assert step.num_params == 64 * 32
 
 
+def test_our_step_waits_for_its_end(monkeypatch):
+    program = build(linear.experiment())
+    step = our_step(program, synthetic_batch(program))
+    waited = []
+    monkeypatch.setattr(jax, "block_until_ready", waited.append)
+    step.step()
+    ((state, metrics),) = waited
+    assert int(state.step) == 1 and "loss" in metrics
+
+
 def test_bench_beside_a_peer(ceiling):
     told = []
     measured = bench(linear.experiment(), 2, contenders, told.append)

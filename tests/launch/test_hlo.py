@@ -125,7 +125,8 @@ def test_the_forms_of_tpu_compilers():
         # Started and done: one. In groups of four.
         Collective("all-reduce", 1, matrix, 2 * matrix * 3 // 4),
         # In two fusions of one channel: one. Six iterations, by the loop's condition.
-        Collective("all-gather", 6, 6 * half, 6 * half * 7),
+        # In groups of the four devices along one of the mesh's two axes.
+        Collective("all-gather", 6, 6 * half, 6 * half * 3),
         Collective("reduce-scatter", 6, 6 * matrix, 6 * matrix * 7 // 8),
     )
     assert program.unknown_loops == 0
@@ -137,6 +138,27 @@ def test_only_the_main_memory_is_traffic():
     copied = matrix  # from main memory to the vector memory
     reduced = matrix  # back from there
     assert Hlo(TPU).traffic() == 6 * looped + copied + reduced
+
+
+SLICES = """ENTRY %main (x: f32[100,8], i: s32[]) -> f32[100,8] {
+  %x = f32[100,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %row = f32[1,8]{1,0} dynamic-slice(%x, %i, %zero), dynamic_slice_sizes={1,8}
+  ROOT %y = f32[100,8]{1,0} dynamic-update-slice(%x, %row, %zero, %zero)
+}
+"""
+
+
+def test_slices_and_updates_move_the_slice():
+    row = 8 * 4
+    assert Hlo(SLICES).traffic() == 2 * row + 2 * row
+
+
+def test_groups_along_a_part_of_a_mesh_axis():
+    half = TPU.replace("{'axis_1'}", "{'axis_0', 'axis_1':(1)2}")
+    (gathered,) = (c for c in Hlo(half).collectives() if c.kind == "all-gather")
+    assert gathered.sent == 6 * 128 * 64 * 2 * 3
 
 
 def test_a_conditional_counts_every_branch():
