@@ -184,8 +184,8 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _scalars(record: Record) -> Sequence[tuple[str, float]]:
-    flat: list[tuple[str, float]] = []
+def _scalars(record: Record) -> Sequence[tuple[str, int | float]]:
+    flat: list[tuple[str, int | float]] = []
     for name, value in record.items():
         if isinstance(value, Mapping):
             flat += [(f"{name}/{inner}", v) for inner, v in value.items()]
@@ -196,12 +196,12 @@ def _scalars(record: Record) -> Sequence[tuple[str, float]]:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf  # cut off: it will be written again
 
 
-def _number(value: float) -> str:
+def _number(value: int | float) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 

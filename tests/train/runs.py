@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from launch import tiny
-from research.data.sources import Digits
+from research.data.sources import Npz
 from research.data.transforms import RandomFlip
 from research.experiment import Experiment
 from research.train.builder import build
@@ -105,9 +105,8 @@ def recorded() -> Experiment:
     return dataclasses.replace(base, data=data, evals={"broken": Broken()})
 
 
-def without_spec() -> Experiment:
-    """The tiny experiment on a subset of another name."""
+def with_absent() -> Experiment:
+    """The tiny experiment, with one more split whose file is not there."""
     base = tiny.experiment()
-    return dataclasses.replace(
-        base, data=dataclasses.replace(base.data, train=Digits("test"))
-    )
+    splits = {**base.data.eval, "absent": Npz("nowhere.npz")}
+    return dataclasses.replace(base, data=dataclasses.replace(base.data, eval=splits))

@@ -110,7 +110,9 @@ def test_the_newest_stay_and_every_so_many(tmp_path, one):
 
 def test_a_state_may_be_donated_while_it_is_written(tmp_path, one):
     state = make_state(1, one)
-    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
+    overwrite = jax.jit(
+        lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0
+    )
     with CheckpointStore(tmp_path, Checkpoints()) as store:
         store.save(state, META)
         for _ in range(3):

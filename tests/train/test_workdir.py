@@ -53,7 +53,9 @@ def test_everything_about_a_start_is_written_down(tmp_path):
     assert (tmp_path / "identity.txt").read_text() == identity
     loaded = describe(again.load(), operational=False)
     assert loaded == identity.replace("launch.tiny.", "file.")
-    starts = [json.loads(x) for x in (tmp_path / "starts.jsonl").read_text().splitlines()]
+    starts = [
+        json.loads(x) for x in (tmp_path / "starts.jsonl").read_text().splitlines()
+    ]
     assert len(starts) == 2
     assert len(starts[0]["devices"]) == 8 and starts[0]["versions"]["jax"]
     assert {"command", "commit", "dirty", "python", "time"} <= starts[0].keys()
@@ -106,7 +108,9 @@ def test_another_experiment_takes_over_if_told_to(used):
         hold(used)
 
 
-@pytest.mark.parametrize("trace", ["metrics.jsonl", "checkpoints/5.orbax-checkpoint-tmp"])
+@pytest.mark.parametrize(
+    "trace", ["metrics.jsonl", "checkpoints/5.orbax-checkpoint-tmp"]
+)
 def test_a_start_that_left_nothing_binds_nobody(tmp_path, trace):
     hold(tmp_path).close()
     hold(tmp_path, changed(seed=7)).close()
