@@ -89,7 +89,12 @@ class Cluster:
           UserError: an argument is missing, or some of the devices are.
         """
         if not (self.distributed or self.coordinator):
-            return
+            if self.num_processes is None and self.process_id is None:
+                return
+            raise UserError(
+                "--num-processes and --process-id need to know where process 0 is: "
+                "give --coordinator HOST:PORT"
+            )
         import jax
 
         try:
