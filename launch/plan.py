@@ -277,11 +277,13 @@ def _devices(name: str | None) -> tuple[Sequence[Any], str, str]:
         return here, here[0].device_kind, f"{here[0].device_kind} compiler"
     chosen = topologies.parse(name)
     devices, compiler = topologies.devices(chosen)
-    if chosen.slice and devices[0].platform != "tpu":
+    if devices[0].platform == "cpu" and chosen.kind != "cpu":
         _tell(
-            "libtpu is not installed, so this machine's CPU stands in for the TPUs: "
-            "pip install 'twelvefold[tpu]' for their compiler's own figures"
+            f"the CPU's compiler stands in for that of {chosen.kind}: activations, "
+            "traffic and collectives are as it chooses"
         )
+        if chosen.slice:
+            _tell("pip install 'twelvefold[tpu]' brings the TPUs' own compiler")
     return devices, chosen.kind, compiler
 
 

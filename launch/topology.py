@@ -82,8 +82,8 @@ def parse(text: str) -> Topology:
         known = ", ".join([*TPUS, *HOSTED])
         raise _unknown(text, f"expected a size of one of {known}")
     tpu = TPUS[name]
-    if mark == "-":
-        cores = int(size) if "x" not in size else 0
+    if mark == "-" and size.isdigit():
+        cores = int(size)
         shape = _shape(cores // tpu.cores, tpu.dimensions)
         if cores % tpu.cores or not shape:
             unit = "chips" if tpu.cores == 1 else f"cores, {tpu.cores} to a chip"

@@ -65,7 +65,7 @@ def test_another_version_than_the_tested(locks, tmp_path):
 def test_no_lock_is_told_but_no_problem(tmp_path):
     found = by_subject(examine(None, tmp_path, tmp_path))["tested set"]
     assert found.ok
-    assert "nothing to compare with" in found.told
+    assert "the repository has those that were tested" in found.told
 
 
 def test_versions_outside_the_declared_ranges(monkeypatch):

@@ -136,6 +136,7 @@ def test_bounds_of_the_roofline():
     [
         ("v5e:8x8", "TPU v5 lite", 64, "v5e:8x8"),
         ("v5e-64", "TPU v5 lite", 64, "v5e:8x8"),
+        ("v5e-4x8", "TPU v5 lite", 32, "v5e:4x8"),
         ("v5litepod-8", "TPU v5 lite", 8, "v5e:2x4"),
         ("v5e-4", "TPU v5 lite", 4, "v5e:2x2"),
         ("v5e-1", "TPU v5 lite", 1, "v5e:1x1"),
@@ -205,6 +206,7 @@ def test_command_stands_in_for_devices_that_are_not_there():
     assert record["memory"]["params"] == MATRIX // 2
     assert record["estimate"]["overlapped"] > 0
     assert "compile step: " in done.stderr
+    assert "the CPU's compiler stands in for that of NVIDIA H100" in done.stderr
 
 
 def ask(capsys, *arguments):
