@@ -26,10 +26,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from launch import tiny
 from launch.cli import run, start
-from research.data.transforms import RandomFlip
 from research.errors import Preempted, SaveError, UserError
 from research.experiment import Experiment
 from research.train.checkpoints import Checkpoints
@@ -41,22 +43,30 @@ KEPT = 3  # checkpoints
 
 
 @dataclass(frozen=True)
-class Slow:
-    """Leaves an example as it is, after a while, so that faults hit a run midway."""
+class Noise:
+    """A thousand random images, each after a while, so that faults hit a run midway."""
 
-    seconds: float
+    seconds: float = 5e-4
 
-    def __call__(self, example, rng):
+    def __len__(self) -> int:
+        return 1000
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
         time.sleep(self.seconds)
-        return example
+        rng = np.random.Generator(np.random.Philox(index))
+        return {
+            "image": rng.integers(0, 17, (8, 8, 1), dtype=np.uint8),
+            "label": np.int32(index % 10),
+        }
 
 
 def experiment(num_steps: int = 1000) -> Experiment:
-    """`launch.tiny`, slowed to about ten milliseconds a step and saved all the time."""
+    """`launch.tiny` at about ten milliseconds a step, saved and reported often."""
     base = tiny.experiment(num_steps)
+    data = dataclasses.replace(base.data, train=Noise(), eval={"test": Noise(0.0)})
     return dataclasses.replace(
         base,
-        data=dataclasses.replace(base.data, transforms=(RandomFlip(), Slow(5e-4))),
+        data=data,
         checkpoints=Checkpoints(every=5, keep_last=KEPT),
         log_every=1,
     )
@@ -189,10 +199,15 @@ def kill(run: Run, process: subprocess.Popen, rng: random.Random) -> int:
 
 def kill_while_saving(run: Run, process: subprocess.Popen, rng: random.Random) -> int:
     """SIGKILL while there is a half-written checkpoint."""
-    run.wait_for(process, lambda: bool(run.unfinished()))
-    time.sleep(rng.uniform(0, 0.02))
-    process.kill()
-    return -signal.SIGKILL
+    while True:
+        run.wait_for(process, lambda: bool(run.unfinished()))
+        time.sleep(rng.uniform(0, 0.02))
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.01)
+        if run.unfinished():
+            process.kill()
+            return -signal.SIGKILL
+        process.send_signal(signal.SIGCONT)  # it was quicker
 
 
 def terminate(run: Run, process: subprocess.Popen, rng: random.Random) -> int:
@@ -324,7 +339,6 @@ def finish(run: Run) -> float:
 def differences(left: Run, right: Run) -> list[str]:
     """Paths of the leaves of the final state, and steps, that differ in any bit."""
     import jax
-    import numpy as np
 
     from research.train.builder import build
     from research.train.checkpoints import CheckpointStore
@@ -393,8 +407,8 @@ def main(
     root = root.absolute()
     again = [f"--events={events}", f"--seed={seed}", f"--num-steps={num_steps}"]
     disk = own_disk(root / "disturbed", [*again, f"--workdir={root}"])
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(root / "compiled")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
     began = time.monotonic()
     (root / "logs").mkdir()
