@@ -4,8 +4,14 @@
 
 The code path of vp_ddpmpp_cifar10.py: what differs are sizes, the learning rate, a
 faster average, and uniform dequantization in training (17 grey levels are coarse).
-Required: see `published`, the thresholds for a residual MLP on the same data.
-Ours: ?
+Required beforehand, from a residual MLP on the same data: held-out loss < 0.11,
+FD-pixel < 0.40, classifier confidence > 0.68, label entropy > 0.95, bits/dim < 2.85;
+and a held-out loss below the optimum of a Gaussian with the data's covariance.
+Ours: held-out loss 0.0839 (Gaussian 0.1165), FD-pixel 0.084 (held-out digits 0.092),
+confidence 0.849 (held-out digits 0.912), label entropy 0.997, nearest training image
+at 1.20, 1.99 +- 0.02 bits/dim; printed after the training by
+
+    python -m launch.evaluate runs/vp_ddpmpp_digits
 """
 
 from functools import partial
