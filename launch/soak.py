@@ -32,7 +32,7 @@ import numpy as np
 
 from launch import tiny
 from launch.cli import run, start
-from research.errors import Preempted, SaveError, UserError
+from research.errors import UserError
 from research.experiment import Experiment
 from research.train.checkpoints import Checkpoints
 
@@ -213,11 +213,11 @@ def kill_while_saving(run: Run, process: subprocess.Popen, rng: random.Random) -
 def terminate(run: Run, process: subprocess.Popen, rng: random.Random) -> int:
     """SIGTERM, as a scheduler sends before it takes the machine away."""
     process.terminate()
-    if process.wait(PATIENCE) == Preempted.exit_code:
+    if process.wait(PATIENCE) == 75:
         newest, last = max(run.intact(), default=0), run.reported()
         if newest != last:
             raise Broken(f"SIGTERM: saved step {newest}, but step {last} was done")
-    return Preempted.exit_code
+    return 75  # see launch.cli
 
 
 def fill_disk(run: Run, process: subprocess.Popen, rng: random.Random) -> int:
@@ -226,14 +226,14 @@ def fill_disk(run: Run, process: subprocess.Popen, rng: random.Random) -> int:
         size = (run.folder / "metrics.jsonl").stat().st_size
         limit = size + 3000 + rng.randrange(5000)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
-        return SaveError.exit_code
+        return 74
     filler = run.folder / "filler"
     space = os.statvfs(run.folder)
     less_than_a_save = rng.randrange(150_000)
     filler.write_bytes(bytes(space.f_bavail * space.f_frsize - less_than_a_save))
     process.wait(PATIENCE)
     filler.unlink()
-    return SaveError.exit_code
+    return 74
 
 
 def truncate(run: Run, process: subprocess.Popen, rng: random.Random) -> int:

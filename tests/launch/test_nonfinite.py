@@ -121,6 +121,7 @@ def test_it_goes_on_without_the_batch_if_that_is_the_policy(call, tmp_path):
     assert f"step 13/20  skipped  {note}" in told
     (record,) = records(folder, "skipped")
     assert record["step"] == BAD + 1 and record["skipped"] == 1
+    assert all(line["loss"] < 100 for line in records(folder, "train"))
     state = saved(folder, 15)
     assert state["step"] == 15 and state["skipped"] == 1
     assert all(np.isfinite(leaf).all() for leaf in state.values())
