@@ -3,7 +3,9 @@
 import errno
 import itertools
 import math
+import os
 import shutil
+import signal
 import struct
 import time
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from research.errors import SaveError, UserError
+from research.errors import Preempted, SaveError, UserError
 from research.train import checkpoints
 from research.train.checkpoints import complete_steps, read_meta
 from research.train.clock import BUCKETS, Clock
@@ -96,6 +98,29 @@ def test_a_stop_between_two_reports_loses_no_step(straight, tmp_path):
     assert list(parts) == [5, 7, 10, 15, 20]
     # Sums of float32 losses, pooled in float64.
     assert math.isclose(2 * parts[7] + 3 * parts[10], 5 * whole[10], rel_tol=1e-12)
+
+
+class Scheduler:
+    """Sends SIGTERM when it hears of the first steps, and once more after that."""
+
+    def write(self, record):
+        if record["kind"] in ("train", "goodput"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def close(self): ...
+
+
+def test_sigterm_saves_the_step_and_a_restart_goes_on(straight, tmp_path):
+    folder, result = straight
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="SIGTERM: saved at step 6 of 20; the same"):
+        run(tmp_path, reports=(lambda _: Scheduler(),))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert complete_steps(tmp_path / "checkpoints") == [5, 6]
+    assert [line["step"] for line in records(tmp_path, "train")] == [5, 6]
+    assert run(tmp_path) == result
+    assert records(tmp_path, "resume")[0]["repeated_steps"] == 0
+    assert_bitwise(saved(tmp_path, 20), saved(folder, 20))
 
 
 def test_steps_after_the_newest_checkpoint_are_repeated_and_told_once(
@@ -196,23 +221,22 @@ def test_nothing_is_compiled_after_the_first_of_each_kind(tmp_path):
 
 
 def test_a_failed_save_stops_the_run_with_the_original_error(tmp_path, monkeypatch):
-    write = checkpoints._write_digests
+    """Well before the next save, at which it would be noticed anyway."""
 
     def full(folder):
-        if "/10." in str(folder):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "_write_digests", full)
+    rarely = ("num_steps=100000", "checkpoints.every=500", "log_every=10")
     with pytest.raises(SaveError, match="No space left on device") as raised:
-        run(tmp_path, "num_steps=100000", "checkpoints.every=10")
+        run(tmp_path, *rarely)
     assert raised.value.__cause__.errno == errno.ENOSPC
     assert complete_steps(tmp_path / "checkpoints") == []
-    assert max(line["step"] for line in records(tmp_path, "train")) < 1000
+    assert 500 <= records(tmp_path, "train")[-1]["step"] < 1000
     monkeypatch.undo()
-    run(tmp_path, "num_steps=100000", stop_at=10)
+    run(tmp_path, *rarely, stop_at=1)
     (note,) = records(tmp_path, "note")
-    assert note["note"] == "ignored the unfinished save 10.orbax-checkpoint-tmp"
+    assert note["note"] == "ignored the unfinished save 500.orbax-checkpoint-tmp"
 
 
 class Full:
