@@ -227,7 +227,7 @@ def test_a_failed_save_stops_the_run_with_the_original_error(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "_write_digests", full)
-    rarely = ("num_steps=100000", "checkpoints.every=500", "log_every=10")
+    rarely = ("num_steps=100000", "checkpoints.every=500", "log_every=100")
     with pytest.raises(SaveError, match="No space left on device") as raised:
         run(tmp_path, *rarely)
     assert raised.value.__cause__.errno == errno.ENOSPC
