@@ -88,13 +88,16 @@ class Cluster:
         Raises:
           UserError: an argument is missing, or some of the devices are.
         """
-        if not (self.distributed or self.coordinator):
-            if self.num_processes is None and self.process_id is None:
+        told = (self.coordinator, self.num_processes, self.process_id)
+        if not self.distributed:
+            if all(value is None for value in told):
                 return
-            raise UserError(
-                "--num-processes and --process-id need to know where process 0 is: "
-                "give --coordinator HOST:PORT"
-            )
+            if any(value is None for value in told):
+                raise UserError(
+                    "the processes cannot find each other: give --coordinator, "
+                    "--num-processes and --process-id, or --distributed on a cluster "
+                    "that tells them"
+                )
         import jax
 
         try:
@@ -107,8 +110,7 @@ class Cluster:
         except ValueError as error:
             raise UserError(
                 f"the processes cannot find each other: {error} Give --coordinator, "
-                "--num-processes and --process-id, or --distributed on a cluster that "
-                "tells them"
+                "--num-processes and --process-id"
             ) from None
         expected = jax.process_count() * jax.local_device_count()
         if jax.device_count() != expected:

@@ -82,8 +82,8 @@ def one_sentence(told: str) -> str:
         (["--mesh", "data=3"], "needs 3 devices, but there are 8"),
         (["--stop-at", "0"], "stop_at=0: expected a positive number"),
         (["--watchdog-seconds", "-1"], "watchdog_seconds=-1.0: expected a positive"),
-        (["--num-processes", "2"], "give --coordinator HOST:PORT"),
-        (["--coordinator", "localhost:1"], "Give --coordinator, --num-processes and"),
+        (["--num-processes", "2"], "give --coordinator, --num-processes and"),
+        (["--coordinator", "localhost:1"], "give --coordinator, --num-processes and"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -242,6 +242,7 @@ def test_a_read_only_workdir_is_told(refused, trained):
         os.seteuid(65534)
     try:
         told = refused(train.main, "launch.tiny", "--workdir", folder)
+        os.seteuid(user)
         assert f"workdir {folder} cannot be written: " in one_sentence(told)
         assert "Permission denied" in told
         assert content(folder) == before
