@@ -9,6 +9,7 @@ again, and has to go on from the newest whole checkpoint and name what it left a
 the end every bit of its state and every loss on the way must be those of the first run.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -230,7 +231,8 @@ def fill_disk(run: Run, process: subprocess.Popen, rng: random.Random) -> int:
     filler = run.folder / "filler"
     space = os.statvfs(run.folder)
     less_than_a_save = rng.randrange(150_000)
-    filler.write_bytes(bytes(space.f_bavail * space.f_frsize - less_than_a_save))
+    with contextlib.suppress(OSError):  # the run itself may take the last of it
+        filler.write_bytes(bytes(space.f_bavail * space.f_frsize - less_than_a_save))
     process.wait(PATIENCE)
     filler.unlink()
     return 74
