@@ -8,9 +8,12 @@ The four original IDX files (Xiao et al. 2017, arXiv:1708.07747) are read from `
 `dataset-fashion-mnist`.
 
 Sizes are chosen by measurement: convolutions on two cores set the pace.
-Required: a held-out loss below the optimum of a Gaussian with the data's covariance,
-which `launch.evaluate` prints beside it as gaussian/...
-Ours: ?
+Required beforehand: a held-out loss below the optimum of a Gaussian with the data's
+covariance, which `launch.evaluate` prints beside it.
+Ours: held-out loss 0.0432 after 2000 steps (0.0440 after 1500), Gaussian 0.0871; the
+picture beside this file was drawn after 1500. Printed by
+
+    python -m launch.evaluate runs/vp_ddpmpp_fashion_mnist
 """
 
 from functools import partial
@@ -77,7 +80,7 @@ def experiment(
         evals={"test": HeldOutLoss(split="test", batch_size=200, every=500)},
         offline_evals={
             "samples": SampleGrid(num=64),
-            "likelihood": BitsPerDim(split="test", num_examples=200, batch_size=100),
+            "likelihood": BitsPerDim(split="test", num_examples=40, batch_size=40),
             "gaussian": GaussianBaseline(split="train"),
         },
         checkpoints=Checkpoints(every=500, keep_last=2),
