@@ -282,8 +282,8 @@ def _damage(
 FAULTS = {
     "kill -9": kill,
     "kill -9 while saving": kill_while_saving,
-    "SIGTERM": terminate,
     "full disk": fill_disk,
+    "SIGTERM": terminate,
     "truncated checkpoint": truncate,
     "flipped bit": flip,
 }

@@ -1,6 +1,7 @@
 """The one loop: restore, step, report, evaluate, save, until done or told to leave."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import time
@@ -310,7 +311,11 @@ def _check(options: Options) -> None:
 
 
 def _require_data(program: Program) -> None:
-    """Refuses at once what would else fail at an evaluation, perhaps days later."""
+    """Refuses at once what would else fail after compiling, or after days of training.
+
+    Raises:
+      UserError: a split is missing or unknown, or the first example cannot be used.
+    """
     data, evals = program.experiment.data, program.experiment.evals
     sources = {"train": data.train, **data.eval}
     needed = {"train": "data.train"}
@@ -333,6 +338,10 @@ def _require_data(program: Program) -> None:
                 f"launch.prepare says what it can download; --set {path} points "
                 "elsewhere"
             )
+    here = dataclasses.replace(data, num_workers=0, prefetch=0)
+    rows = sharding.local_rows(program.mesh, data.batch_size)[:1]
+    with contextlib.closing(here.batches(0, rows)) as batches:
+        next(batches)
 
 
 def _start(

@@ -157,17 +157,7 @@ def test_data_that_cannot_be_used_are_told(refused, tmp_path, kind, words):
     command = ["launch.tiny", "--workdir", workdir]
     told = refused(train.main, *command, "--set", f"data.train={source}")
     assert words.format(tmp_path) in one_sentence(told)
-    assert not list(workdir.glob("checkpoints/*"))
-    if kind.startswith("no "):
-        assert not workdir.exists()
-
-
-def test_after_a_mistake_in_the_data_the_workdir_is_free(refused, tmp_path):
-    """The corrected command goes to the same folder."""
-    source = data_of("empty", tmp_path)
-    command = ["launch.tiny", "--workdir", tmp_path / "run"]
-    refused(train.main, *command, "--set", f"data.train={source}")
-    run(tmp_path / "run", stop_at=1)
+    assert not workdir.exists()
 
 
 @pytest.mark.parametrize("main", [evaluate.main, sample.main], ids=["eval", "sample"])

@@ -20,10 +20,10 @@ def resumed(folder) -> int:
 
 def test_two_processes_are_one(tmp_path):
     """Four devices in each against eight in one."""
-    with job(tmp_path / "two", 2, 4, "launch.tiny") as processes:
+    with job(tmp_path / "two", 2, 4, "launch.tiny", "--stop-at", "8") as processes:
         codes = [process.wait() for process in processes]
         assert codes == [0, 0], processes[0].printed
-    run(tmp_path / "one")
+    run(tmp_path / "one", stop_at=8)
     pairs = [records(tmp_path / name, "train") for name in ("one", "two")]
     for one, two in zip(*pairs, strict=True):
         for name in ("loss", "grad_norm", "param_norm"):
@@ -33,7 +33,7 @@ def test_two_processes_are_one(tmp_path):
         json.loads(start)["processes"] == 2 and len(json.loads(start)["devices"]) == 8
     )
     # What two processes saved, one reads.
-    one, two = (saved(tmp_path / name, 20) for name in ("one", "two"))
+    one, two = (saved(tmp_path / name, 8) for name in ("one", "two"))
     for name, leaf in one.items():
         assert two[name] == pytest.approx(leaf, rel=1e-4, abs=1e-6)
 
