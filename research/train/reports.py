@@ -61,7 +61,7 @@ class TensorBoard:
         # tensorboardX's own writer has a thread that dies on a full disk, whereupon the
         # queue to it fills up and the run hangs; this one raises.
         folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
         self._writer = RecordWriter(str(folder / f"{name}.{os.getpid()}"))
         self._event(file_version="brain.Event:2")
         # Hides what earlier starts wrote of the steps that this one will repeat.

@@ -3,7 +3,7 @@
 A mesh has the axes `AXES`, in this order, whatever its shape; an axis of size one
 costs nothing. Batches are split over `BATCH_AXES`. Parameters follow the first rule
 whose pattern matches their path; what no rule mentions is split by FSDP along its
-largest divisible dimension.
+largest divisible dimension, unless it is `SMALL`.
 """
 
 import math
@@ -29,7 +29,12 @@ RULES: Rules = (
     (r"attention.*/out/kernel$", ("tensor", None)),
 )
 
-LARGE = 2**20  # elements; a replicated leaf of this size is a mistake, not a choice
+SMALL = 2**14
+"""Elements; FSDP leaves smaller leaves whole: splitting a bias saves no memory that
+matters, and costs a collective of its own at every use."""
+
+LARGE = 2**20
+"""Elements; a replicated leaf of this size is a mistake, not a choice."""
 
 
 def make_mesh(
@@ -98,7 +103,7 @@ def leaf_spec(
                     axes[dimension] = axis
             break
     fsdp = mesh.shape["fsdp"]
-    if fsdp > 1 and "fsdp" not in axes:
+    if fsdp > 1 and "fsdp" not in axes and math.prod(shape) >= SMALL:
         divisible = [d for d, n in enumerate(shape) if not axes[d] and n % fsdp == 0]
         if divisible:
             axes[max(divisible, key=lambda d: shape[d])] = "fsdp"

@@ -12,7 +12,7 @@ from research.train.optimizers import Adam
 from research.train.schedules import Constant
 from research.train.state import Ema
 
-ROWS, INPUTS, OUTPUTS = 16, 64, 32
+ROWS, INPUTS, OUTPUTS = 16, 256, 64
 
 
 @dataclass(frozen=True)

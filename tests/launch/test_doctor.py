@@ -45,7 +45,7 @@ def test_all_is_well(locks, tmp_path):
     findings = examine(Choice(FILE), tmp_path / "runs", locks)
     assert [f for f in findings if not f.ok] == []
     found = by_subject(findings)
-    assert "2,048 parameters, batch 16" in found["experiment"].told
+    assert "16,384 parameters, batch 16" in found["experiment"].told
     assert found["data.train"].told == "is there"
     assert "jax " in found["packages"].told
     assert "8 x cpu" in found["devices"].told

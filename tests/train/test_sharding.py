@@ -48,6 +48,17 @@ def test_fsdp_takes_the_largest_divisible_dimension():
     assert sharding.leaf_spec("x/bias", (3,), where) == PartitionSpec(None)
 
 
+def test_fsdp_leaves_small_leaves_whole(monkeypatch):
+    monkeypatch.setattr(sharding, "SMALL", 4096)
+    where = mesh(fsdp=2, tensor=4)
+    spec = sharding.leaf_spec("x/kernel", (64, 64), where)
+    assert spec == PartitionSpec("fsdp", None)
+    assert sharding.leaf_spec("x/kernel", (64, 62), where) == PartitionSpec(None, None)
+    # A rule is for the layer, whatever its size.
+    spec = sharding.leaf_spec("a/query/kernel", (8, 32), where)
+    assert spec == PartitionSpec(None, "tensor")
+
+
 def test_rules_go_first_and_fsdp_fills_in():
     where = mesh(fsdp=2, tensor=4)
     spec = sharding.leaf_spec("params/attention/query/kernel", (64, 32), where)
