@@ -79,7 +79,7 @@ def test_our_step_trains_and_gives_its_state_away():
     assert len(after) == len(before) >= 4
     assert all(x.is_deleted() for x in before)
     assert step.flops == program.flops
-    assert step.num_params == 64 * 32
+    assert step.num_params == linear.INPUTS * linear.OUTPUTS
 
 
 def test_our_step_waits_for_its_end(monkeypatch):
