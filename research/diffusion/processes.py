@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from research.errors import UserError
@@ -96,13 +97,88 @@ class AncestralProcess(Process, Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class VP(AncestralProcess):
-    """Variance preserving: the continuous limit of DDPM's chain.
+def chain_index(t: Float[Array, "batch"], num_levels: int) -> Float[Array, "batch"]:
+    """The level floor(t (N-1)) of a chain of N = `num_levels`, 0 the least noisy.
 
-    dx = -1/2 beta(t) x dt + sqrt(beta(t)) dw, with beta linear in t
-    (arXiv:2011.13456, Eq. 11 and appendix C).
+    t = i/(N-1), which float32 may put just below its level, gives i.
     """
+    return jnp.floor(t * (num_levels - 1) + 2**-12)
+
+
+@dataclass(frozen=True)
+class VE(AncestralProcess):
+    """Variance exploding: the continuous limit of SMLD's chain of noise levels.
+
+    dx = sigma(t) sqrt(2 log(sigma_max / sigma_min)) dw, with sigma geometric in t from
+    `sigma_min` to `sigma_max` (arXiv:2011.13456, Eq. 9 and appendix C). At the times
+    i/(N-1) its deviations are those of a geometric ladder of N levels, so it is also
+    the process of the discrete models of NCSN.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def sigma(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The standard deviation of the noise at time t."""
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
+
+    def drift(
+        self, x: Float[Array, "batch ..."], t: Float[Array, "batch"]
+    ) -> Float[Array, "batch ..."]:
+        return jnp.zeros_like(x)
+
+    def diffusion(self, t: Float[Array, "batch"]) -> Float[Array, "batch"]:
+        rate = 2 * math.log(self.sigma_max / self.sigma_min)
+        return self.sigma(t) * math.sqrt(rate)
+
+    def marginal(
+        self, x0: Float[Array, "batch ..."], t: Float[Array, "batch"]
+    ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch"]]:
+        # Differs: Eq. 29 subtracts sigma(0)^2, which appendix C and the official code
+        # leave in, so that x(0) itself carries noise of sigma_min.
+        return x0, self.sigma(t)
+
+    def prior(
+        self, rng: Key[Array, ""], shape: tuple[int, ...]
+    ) -> Float[Array, "batch ..."]:
+        return self.sigma_max * jax.random.normal(rng, shape)
+
+    def log_prior(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
+        return normal_log_density(x, self.sigma_max)
+
+    def chain_sigmas(
+        self, t: Float[Array, "batch"], dt: float
+    ) -> tuple[Float[Array, "batch"], Float[Array, "batch"]]:
+        """sigma_i and sigma_{i-1} of SMLD's 1/dt levels; sigma_{-1} is 0."""
+        num_levels = max(round(1 / dt), 2)
+        index = chain_index(t, num_levels)
+        before = self.sigma((index - 1) / (num_levels - 1))
+        sigma = self.sigma(index / (num_levels - 1))
+        return sigma, jnp.where(index > 0, before, 0.0)
+
+    def discretize(
+        self, x: Float[Array, "batch ..."], t: Float[Array, "batch"], dt: float
+    ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch"]]:
+        """SMLD's chain: x_i = x_{i-1} + sqrt(sigma_i^2 - sigma_{i-1}^2) z (Eq. 8)."""
+        sigma, before = self.chain_sigmas(t, dt)
+        return jnp.zeros_like(x), jnp.sqrt(jnp.square(sigma) - jnp.square(before))
+
+    def ancestral(
+        self,
+        x: Float[Array, "batch ..."],
+        score: Float[Array, "batch ..."],
+        t: Float[Array, "batch"],
+        dt: float,
+    ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch"]]:
+        """SMLD's posterior given the denoised state (arXiv:2011.13456, Eq. 47)."""
+        sigma, before = self.chain_sigmas(t, dt)
+        added = jnp.square(sigma) - jnp.square(before)
+        return x + batch_mul(added, score), before / sigma * jnp.sqrt(added)
+
+
+@dataclass(frozen=True)
+class LinearBeta(Process):
+    """What the processes with the drift -1/2 beta(t) x share; beta is linear in t."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -114,6 +190,28 @@ class VP(AncestralProcess):
     def integrated_beta(self, t: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The integral of beta from 0 to t."""
         return t * self.beta_min + 0.5 * t**2 * (self.beta_max - self.beta_min)
+
+    def drift(
+        self, x: Float[Array, "batch ..."], t: Float[Array, "batch"]
+    ) -> Float[Array, "batch ..."]:
+        return batch_mul(-0.5 * self.beta(t), x)
+
+    def prior(
+        self, rng: Key[Array, ""], shape: tuple[int, ...]
+    ) -> Float[Array, "batch ..."]:
+        return jax.random.normal(rng, shape)
+
+    def log_prior(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
+        return normal_log_density(x)
+
+
+@dataclass(frozen=True)
+class VP(LinearBeta, AncestralProcess):
+    """Variance preserving: the continuous limit of DDPM's chain.
+
+    dx = -1/2 beta(t) x dt + sqrt(beta(t)) dw, with beta linear in t
+    (arXiv:2011.13456, Eq. 11 and appendix C).
+    """
 
     def chain_beta(self, t: Float[Array, "batch"], dt: float) -> Float[Array, "batch"]:
         """beta_i of DDPM's chain of N = 1/dt steps, at its step i = floor(t (N-1)).
@@ -127,13 +225,8 @@ class VP(AncestralProcess):
                 " beta of 1 or more, where betas must stay below 1; take more than"
                 f" {self.beta_max:g} steps, or the euler_maruyama predictor."
             )
-        last = max(round(1 / dt) - 1, 1)
-        return dt * self.beta(jnp.floor(t * last) / last)
-
-    def drift(
-        self, x: Float[Array, "batch ..."], t: Float[Array, "batch"]
-    ) -> Float[Array, "batch ..."]:
-        return batch_mul(-0.5 * self.beta(t), x)
+        num_levels = max(round(1 / dt), 2)
+        return dt * self.beta(chain_index(t, num_levels) / (num_levels - 1))
 
     def diffusion(self, t: Float[Array, "batch"]) -> Float[Array, "batch"]:
         return jnp.sqrt(self.beta(t))
@@ -144,14 +237,6 @@ class VP(AncestralProcess):
         integral = self.integrated_beta(t)
         # expm1: at t = 1e-5 the variance is 1e-6, which 1 - exp() loses to rounding.
         return batch_mul(jnp.exp(-0.5 * integral), x0), jnp.sqrt(-jnp.expm1(-integral))
-
-    def prior(
-        self, rng: Key[Array, ""], shape: tuple[int, ...]
-    ) -> Float[Array, "batch ..."]:
-        return jax.random.normal(rng, shape)
-
-    def log_prior(self, x: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
-        return normal_log_density(x)
 
     def discretize(
         self, x: Float[Array, "batch ..."], t: Float[Array, "batch"], dt: float
@@ -171,6 +256,46 @@ class VP(AncestralProcess):
         beta = self.chain_beta(t, dt)
         mean = batch_mul(jax.lax.rsqrt(1 - beta), x + batch_mul(beta, score))
         return mean, jnp.sqrt(beta)
+
+
+@dataclass(frozen=True)
+class DDPM(VP):
+    """DDPM's chain of `num_levels` steps itself: VP with the chain's own marginals.
+
+    x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z with N betas linear from beta_min/N
+    to beta_max/N (Ho et al. 2020, arXiv:2006.11239). Its step i is at t = i/(N-1), and
+    times between two steps count as the earlier one.
+    """
+
+    num_levels: int = 1000
+
+    def marginal(
+        self, x0: Float[Array, "batch ..."], t: Float[Array, "batch"]
+    ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch"]]:
+        levels = np.linspace(self.beta_min, self.beta_max, self.num_levels)
+        kept = np.cumsum(np.log1p(-levels / self.num_levels))  # of the signal's energy
+        log_kept = jnp.asarray(kept, jnp.float32)[
+            chain_index(t, self.num_levels).astype(jnp.int32)
+        ]
+        return batch_mul(jnp.exp(0.5 * log_kept), x0), jnp.sqrt(-jnp.expm1(log_kept))
+
+
+@dataclass(frozen=True)
+class SubVP(LinearBeta):
+    """Sub-VP: variance below VP's at every time, for better likelihoods.
+
+    dx = -1/2 beta(t) x dt + sqrt(beta(t) (1 - exp(-2 B(t)))) dw, B the integral of beta
+    (arXiv:2011.13456, Eq. 12 and appendix C). It has no Markov chain of its own.
+    """
+
+    def diffusion(self, t: Float[Array, "batch"]) -> Float[Array, "batch"]:
+        return jnp.sqrt(self.beta(t) * -jnp.expm1(-2 * self.integrated_beta(t)))
+
+    def marginal(
+        self, x0: Float[Array, "batch ..."], t: Float[Array, "batch"]
+    ) -> tuple[Float[Array, "batch ..."], Float[Array, "batch"]]:
+        integral = self.integrated_beta(t)
+        return batch_mul(jnp.exp(-0.5 * integral), x0), -jnp.expm1(-integral)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
-"""Score-based generative modelling of images in continuous time.
+"""Score-based generative modelling of images, at discrete or continuous noise levels.
 
 A network learns the score of images perturbed by a diffusion process, at all times at
 once, by denoising (Song et al. 2021, "Score-Based Generative Modeling through
-Stochastic Differential Equations", arXiv:2011.13456).
+Stochastic Differential Equations", arXiv:2011.13456). NCSN (arXiv:1907.05600) and DDPM
+(arXiv:2006.11239) are the same at the times of their levels.
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
+from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -15,6 +17,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from research.diffusion.likelihood import log_likelihood
+from research.diffusion.parameterizations import (
+    Condition,
+    Noise,
+    Parameterization,
+    scales,
+    time,
+)
 from research.diffusion.pixels import Pixels
 from research.diffusion.processes import Process, batch_mul
 from research.diffusion.samplers import Sampler
@@ -23,13 +32,46 @@ from research.losses import Reduction, denoising_score_matching, mean_over_dims
 from research.tasks.base import Batch, Metrics, Variables
 
 
+@runtime_checkable
+class Times(Protocol):
+    """The distribution of the times that a model is trained at."""
+
+    def __call__(
+        self, rng: Key[Array, ""], num: int, min_time: float
+    ) -> Float[Array, "num"]:
+        """`num` independent times in [min_time, 1]."""
+        ...
+
+
+def uniform(rng: Key[Array, ""], num: int, min_time: float) -> Float[Array, "num"]:
+    """Continuous training (arXiv:2011.13456, Eq. 7)."""
+    return jax.random.uniform(rng, (num,), minval=min_time)
+
+
+@dataclass(frozen=True)
+class UniformLevels:
+    """The times i/(N-1) of a chain of N levels, each as often as the others.
+
+    Discrete training: with VE the objective of NCSN (arXiv:1907.05600, Eq. 6), with
+    DDPM that of DDPM (arXiv:2006.11239, Eq. 14). `min_time` plays no part.
+    """
+
+    num_levels: int = 1000
+
+    def __call__(
+        self, rng: Key[Array, ""], num: int, min_time: float
+    ) -> Float[Array, "num"]:
+        levels = jax.random.randint(rng, (num,), 0, self.num_levels)
+        return levels / (self.num_levels - 1)
+
+
 @dataclass(frozen=True)
 class ScoreMatching:
-    """Denoising score matching with t uniform on [min_time, 1].
+    """Denoising score matching at random times.
 
     Attributes:
-      network: called `network(x, t, train=...)` with x (batch, height, width, channels)
-        in the data range and t (batch,) in [0, 1]; predicts the noise in x.
+      network: called `network(x, condition, train=...)` with x (batch, height, width,
+        channels) in the data range and condition (batch,).
       process: takes the images to noise.
       pixels: the data range of the images.
       sampler: draws from the model.
@@ -38,6 +80,9 @@ class ScoreMatching:
       likelihood_weighting: weights the loss by g(t)^2, a bound on the likelihood,
         instead of std(t)^2.
       reduction: the loss over an image's dimensions.
+      times: the distribution of the times that are trained on.
+      condition: what the network is told of a time.
+      predicts: what the network's output stands for.
     """
 
     network: nn.Module
@@ -48,6 +93,9 @@ class ScoreMatching:
     min_time: float = 1e-5
     likelihood_weighting: bool = False
     reduction: Reduction = mean_over_dims
+    times: Times = uniform
+    condition: Condition = time
+    predicts: Parameterization = Noise()
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Variables:
         """Fresh variables; raises `UserError` if images are not of `image_shape`."""
@@ -66,22 +114,23 @@ class ScoreMatching:
         """The mean over the batch's images of the weighted denoising error."""
         pixels_rng, time_rng, noise_rng, dropout_rng = jax.random.split(rng, 4)
         x0 = self.pixels.to_data(batch["image"], pixels_rng)
-        t = jax.random.uniform(time_rng, x0.shape[:1], minval=self.min_time)
+        t = self.times(time_rng, x0.shape[0], self.min_time)
         noise = jax.random.normal(noise_rng, x0.shape)
         mean, std = self.process.marginal(x0, t)
+        x = mean + batch_mul(std, noise)
 
         # Collections that the forward pass may change, such as batch statistics.
         mutable = [name for name in variables if name != "params"] if train else []
         prediction, changed = self.network.apply(
             variables,
-            mean + batch_mul(std, noise),
-            t,
+            x,
+            self.condition(self.process, t),
             train=train,
             rngs={"dropout": dropout_rng},
             mutable=mutable,
         )
         losses = denoising_score_matching(
-            self._to_score(prediction, std),
+            self._to_score(prediction, x, t),
             noise,
             std,
             self.process.diffusion(t) if self.likelihood_weighting else None,
@@ -98,8 +147,9 @@ class ScoreMatching:
         t: Float[Array, "batch"],
     ) -> Float[Array, "batch height width channels"]:
         """The model's gradient of the log-density of x(t)."""
-        _, std = self.process.marginal(x, t)
-        return self._to_score(self.network.apply(variables, x, t, train=False), std)
+        condition = self.condition(self.process, t)
+        output = self.network.apply(variables, x, condition, train=False)
+        return self._to_score(output, x, t)
 
     def sample(
         self, variables: Variables, rng: Key[Array, ""], num: int
@@ -142,6 +192,8 @@ class ScoreMatching:
         )
         return self.pixels.bits_per_dim(nats, prod(self.image_shape)), evaluations
 
-    def _to_score(self, prediction, std):
+    def _to_score(self, output, x, t):
         # float32 whatever the network computes in.
-        return batch_mul(-1 / std, prediction.astype(jnp.float32))
+        a, s = scales(self.process, t)
+        noise = self.predicts.to_noise(output.astype(jnp.float32), x, a, s)
+        return batch_mul(-1 / s, noise)

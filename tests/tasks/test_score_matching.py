@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from research.diffusion.parameterizations import Level, RawScore, ScaledScore, log_std
 from research.diffusion.pixels import Pixels
-from research.diffusion.processes import VP
+from research.diffusion.processes import VE, VP
 from research.diffusion.samplers import PredictorCorrector
 from research.errors import UserError
 from research.losses import half_sum_over_dims
-from research.tasks.score_matching import ScoreMatching
+from research.tasks.score_matching import ScoreMatching, UniformLevels, uniform
 
 SHAPE = (4, 4, 1)
 
@@ -183,6 +184,53 @@ def test_score_divides_the_predicted_noise_by_the_deviation(variables):
     noise = TASK.network.apply(variables, x, t, train=False)
     expected = -noise / np.asarray(std)[:, None, None, None]
     np.testing.assert_allclose(TASK.score(variables, x, t), expected, rtol=1e-5)
+
+
+class Echo(nn.Module):
+    """What it is told of the time, at every pixel."""
+
+    @nn.compact
+    def __call__(self, x, t, train):
+        return jnp.broadcast_to(t[:, None, None, None], x.shape)
+
+
+def test_networks_are_told_and_read_as_the_task_says():
+    x, t = jnp.ones((3, *SHAPE)), jnp.array([0.0, 0.5, 1.0])
+    sigma = np.array([0.01, 0.1, 1.0])
+    task = replace(TASK, network=Echo(), process=VE(0.01, 1.0))
+    told = replace(task, condition=log_std, predicts=ScaledScore())
+    score = told.score({}, x, t)[:, 0, 0, 0]
+    np.testing.assert_allclose(score, np.log(sigma) / sigma, rtol=1e-4, atol=1e-4)
+    told = replace(task, condition=Level(3), predicts=RawScore())
+    np.testing.assert_allclose(told.score({}, x, t)[:, 0, 0, 0], [2, 1, 0], atol=1e-6)
+
+
+def test_times():
+    rng = jax.random.key(0)
+    levels = UniformLevels(5)(rng, 5000, 1e-5)
+    values, counts = np.unique(levels, return_counts=True)
+    np.testing.assert_allclose(values, np.arange(5) / 4)
+    assert counts.min() > 900
+    times = uniform(rng, 5000, 0.25)
+    assert 0.25 <= times.min() < 0.26 and 0.99 < times.max() <= 1
+
+
+def test_ncsn_objective_by_hand():
+    """half the mean over levels of sigma^2 |score + noise / sigma|^2, summed."""
+    sigmas = np.geomspace(0.01, 1, 3)
+    task = replace(
+        TASK,
+        network=Echo(),
+        process=VE(0.01, 1.0),
+        times=UniformLevels(3),
+        condition=Level(3),
+        predicts=RawScore(),
+        reduction=half_sum_over_dims,
+    )
+    # E 1/2 |sigma (2 - i) + noise|^2 = D/2 (sigma^2 (2 - i)^2 + 1) at level i.
+    expected = 8 * np.mean(sigmas**2 * np.array([2, 1, 0]) ** 2 + 1)
+    value, *_ = loss({}, make_batch(4096), task=task)
+    np.testing.assert_allclose(value, expected, rtol=0.02)
 
 
 def test_sample_is_a_pure_function_of_its_key(variables):
