@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from research.errors import UserError
 
@@ -55,3 +55,65 @@ class GroupNorm(nn.Module):
         scale = scale[None] * jax.lax.rsqrt(jnp.maximum(var, 0) + self.epsilon)
         bias = bias[None] - mean * scale
         return (x * scale[:, None, None] + bias[:, None, None]).astype(self.dtype)
+
+
+class InstanceNormPlus(nn.Module):
+    """Instance normalisation that keeps how the channels' means differ.
+
+    InstanceNorm++ of Song & Ermon 2019, arXiv:1907.05600, App. A.1. With m and v the
+    mean and variance of a channel over the pixels of one example,
+
+        y = ((x - m) / sqrt(v + epsilon) + mean_scale * n) * scale + bias,
+
+    where n is m normalised alike over the channels. Computed in float32 whatever the
+    compute dtype.
+
+    Attributes:
+      num_levels: each noise level has a scale, mean scale and bias of its own; None is
+        for one of each, which all levels share.
+      epsilon: added to both variances.
+      dtype: of the output.
+    """
+
+    num_levels: int | None = None
+    epsilon: float = 1e-5
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        level: Int[Array, "batch"],
+    ) -> Float[Array, "batch height width channels"]:
+        """Examples whose level is not below `num_levels` become NaN."""
+        batch, _, _, channels = x.shape
+
+        def param(name: str, init: nn.initializers.Initializer) -> Array:
+            """One row for every example."""
+            if self.num_levels is None:
+                row = self.param(name, init, (channels,))
+                return jnp.broadcast_to(row, (batch, channels))
+            table = self.param(name, init, (self.num_levels, channels))
+            return jnp.take(table, level, axis=0, mode="fill")
+
+        scale = param("scale", _near_one)
+        mean_scale = param("mean_scale", _near_one)
+        bias = param("bias", nn.initializers.zeros)
+
+        x = x.astype(jnp.float32)
+        mean, var = x.mean((1, 2)), x.var((1, 2))
+        centred = mean - mean.mean(-1, keepdims=True)
+        # The official code divides by one channel fewer than there are.
+        spread = mean.var(-1, keepdims=True, ddof=1)
+        centred = centred * jax.lax.rsqrt(spread + self.epsilon)
+
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        shift = scale * mean_scale * centred + bias - mean * factor
+        return (x * factor[:, None, None] + shift[:, None, None]).astype(self.dtype)
+
+
+def _near_one(
+    key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+) -> Array:
+    """Mean 1, standard deviation 0.02: Song & Ermon 2019, official code."""
+    return 1 + 0.02 * jax.random.normal(key, shape, dtype)
