@@ -9,8 +9,11 @@ import pytest
 from gaussian import Gaussian
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from research.diffusion.processes import VP, Process
+from research.diffusion.processes import VE, VP, Process, SubVP
 from research.diffusion.samplers import (
+    DDIM,
+    AnnealedCorrector,
+    AnnealedLangevin,
     Langevin,
     PredictorCorrector,
     ProbabilityFlow,
@@ -54,6 +57,122 @@ def test_samplers_return_the_data(name):
         assert 30 < evaluations < 200
     else:
         assert evaluations == (600 if name == "langevin" else 200)
+
+
+VE_DATA, SUB_VP_DATA = Gaussian(VE(0.01, 20.0)), Gaussian(SubVP())
+ON_OTHERS = {
+    "ve_reverse_diffusion": (VE_DATA, PredictorCorrector(reverse_diffusion, None, 400)),
+    "ve_ancestral": (VE_DATA, PredictorCorrector(ancestral, None, 400, 1e-5)),
+    "ve_corrected": (
+        VE_DATA,
+        PredictorCorrector(reverse_diffusion, Langevin(0.05), 200, 1e-5),
+    ),
+    "ve_flow": (VE_DATA, ProbabilityFlow(min_time=1e-5)),
+    "ve_ddim": (VE_DATA, DDIM(200, min_time=1e-5)),
+    "ve_ddim_fresh": (VE_DATA, DDIM(400, eta=1.0, min_time=1e-5)),
+    "ve_corrector_only": (
+        VE_DATA,
+        PredictorCorrector(None, AnnealedCorrector(0.2, 30), 100, 1e-5),
+    ),
+    "sub_vp_euler_maruyama": (SUB_VP_DATA, PredictorCorrector(num_steps=400)),
+    "sub_vp_corrected": (
+        SUB_VP_DATA,
+        PredictorCorrector(euler_maruyama, Langevin(0.05), 200),
+    ),
+    "sub_vp_flow": (SUB_VP_DATA, ProbabilityFlow()),
+    "sub_vp_ddim": (SUB_VP_DATA, DDIM(200)),
+    "vp_ddim": (DATA, DDIM(200)),
+    "vp_ddim_half_fresh": (DATA, DDIM(400, eta=0.5)),
+    # Its variance, that of a known x0, is too small by O(1/N).
+    "vp_ddim_fresh": (DATA, DDIM(1000, eta=1.0)),
+}
+
+
+@pytest.mark.parametrize("name", ON_OTHERS)
+def test_samplers_return_the_data_of_any_process(name):
+    data, sampler = ON_OTHERS[name]
+    x, _ = draw(sampler, SHAPE, data)
+    np.testing.assert_allclose(x.mean(), data.mean, rtol=0.03)
+    np.testing.assert_allclose(x.var(), data.std**2, rtol=0.03)
+
+
+def test_annealed_langevin_returns_the_data():
+    """Enough steps to forget the level before, small enough to have its variance."""
+    data = Gaussian(VE(0.2, 5.0))
+    sampler = AnnealedLangevin(num_levels=20, num_steps=100, step_size=6e-3)
+    x, evaluations = draw(sampler, SHAPE, data)
+    assert evaluations == 20 * 100 + 1
+    # The denoised mean of N(m, v) under noise s^2 has variance v^2 / (v + s^2).
+    left = data.std**4 / (data.std**2 + 0.2**2)
+    np.testing.assert_allclose(x.mean(), data.mean, rtol=0.03)
+    np.testing.assert_allclose(x.var(), left, rtol=0.03)
+    noisy, evaluations = draw(replace(sampler, denoise=False), SHAPE, data)
+    np.testing.assert_allclose(noisy.var(), data.std**2 + 0.2**2, rtol=0.03)
+    assert evaluations == 20 * 100
+
+
+def test_annealed_langevin_takes_ncsn_steps():
+    """One step a level from a uniform start: x + a score + sqrt(2 a) z."""
+    sampler = AnnealedLangevin(2, 1, step_size=1e-3, denoise=False)
+    flat = lambda x, t: jnp.full_like(x, 3.0)  # noqa: E731
+    x, _ = sampler(jax.random.key(0), flat, VE(0.1, 1.0), (200, 1000))
+    steps = 1e-3 * np.array([100, 1])  # (sigma_i / sigma_min)^2
+    np.testing.assert_allclose(x.mean(), 0.5 + 3 * steps.sum(), atol=0.005)
+    np.testing.assert_allclose(x.var(), 1 / 12 + 2 * steps.sum(), rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    "snr, ladder, step_size",
+    [(0.316, (0.01, 1.0), 2e-5), (0.176, (0.01, 50.0), 6.2e-6)],
+)
+def test_annealed_corrector_takes_ncsn_steps(snr, ladder, step_size):
+    """With a flat score of 1, x moves by its step size: published, within 1 %."""
+    process, t = VE(*ladder), jnp.array([0.0])
+    x = AnnealedCorrector(snr, 1)(
+        jax.random.key(0),
+        jnp.zeros((1, 1_000_000)),
+        t,
+        1e-3,
+        lambda x, t: jnp.ones_like(x),
+        process,
+    )
+    np.testing.assert_allclose(x.var(), 2 * step_size, rtol=0.01)
+
+
+def test_ddim_is_one_euler_step_of_the_flow_in_noise_over_signal():
+    """d(x/a)/d(s/a) = noise (arXiv:2010.02502, Eq. 14), whatever the process."""
+    first, second = 1.0, 0.4
+    for data in (DATA, VE_DATA, SUB_VP_DATA):
+        sampler = DDIM(1, min_time=second, denoise=False)
+        x, evaluations = draw(sampler, (64, 3), data)
+        assert evaluations == 1
+        start = data.process.prior(jax.random.split(jax.random.key(0))[0], (64, 3))
+        times = jnp.array([first, second])
+        a, s = np.asarray(data.process.marginal(jnp.ones(2), times))
+        noise = -s[0] * data.score(start, jnp.full(64, first))
+        ratio = start / a[0] + (s[1] / a[1] - s[0] / a[0]) * noise
+        np.testing.assert_allclose(x, a[1] * ratio, rtol=2e-3, atol=2e-3)
+
+
+def test_ddim_is_first_order():
+    def error(num_steps):
+        fine, _ = draw(DDIM(1600), (512, 4))
+        return float(
+            jnp.sqrt(jnp.mean((draw(DDIM(num_steps), (512, 4))[0] - fine) ** 2))
+        )
+
+    assert 1.6 < error(50) / error(100) < 2.4
+
+
+def test_without_a_predictor_only_the_corrector_acts():
+    sampler = PredictorCorrector(None, Langevin(0.05, 2), num_steps=25)
+    assert draw(sampler, (3, 2))[1] == 50
+    flat = replace(sampler, corrector=None)
+    x, evaluations = draw(flat, (3, 2))
+    assert evaluations == 0
+    np.testing.assert_array_equal(
+        x, DATA.process.prior(jax.random.split(jax.random.key(0))[0], (3, 2))
+    )
 
 
 def test_denoising_removes_the_last_noise():
