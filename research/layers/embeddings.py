@@ -1,6 +1,7 @@
 """Vectors for scalars and tokens."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -27,4 +28,35 @@ class SinusoidalEmbedding(nn.Module):
         half = self.embed_dim // 2
         frequencies = self.max_period ** -jnp.linspace(0.0, 1.0, half)
         angles = self.scale * t[:, None] * frequencies[None]
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class FourierEmbedding(nn.Module):
+    """Sines and cosines of a scalar at fixed random frequencies.
+
+    Tancik et al. 2020, arXiv:2006.10739, as Song et al. 2021, arXiv:2011.13456, App. H,
+    embed the logarithm of the noise level: all sines, then all cosines, of 2 pi f t.
+
+    The frequencies are a parameter, so that they are drawn, counted and saved with the
+    model, but they get no gradient: a rule that moves parameters without one, such as
+    weight decay, must leave them out.
+
+    Attributes:
+      num_frequencies: half the width of the output.
+      scale: the standard deviation of the frequencies, which have mean zero.
+    """
+
+    num_frequencies: int
+    scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, t: Float[Array, "batch"]) -> Float[Array, "batch embed_dim"]:
+        frequencies = jax.lax.stop_gradient(
+            self.param(
+                "frequencies",
+                nn.initializers.normal(self.scale),
+                (self.num_frequencies,),
+            )
+        )
+        angles = t[:, None] * frequencies[None] * (2 * jnp.pi)
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

@@ -1,7 +1,29 @@
-"""The U-Nets of score-based models: DDPM++ as it stands, its relatives by slots."""
+"""The U-Nets of score-based models: DDPM++ as it stands, its relatives by slots.
+
+DDPM and NCSN++ are other settings of `ScoreUNet`, all of which are published with
+Song et al. 2021, arXiv:2011.13456 (App. H); on CIFAR-10,
+
+    ddpm = ScoreUNet(
+        num_res_blocks=2,
+        block=ddpm_block,
+        attention=partial(PixelAttention, skip_scale=1.0),
+        downsample=StridedConv,
+        upsample=NearestConv,
+    )
+    ncsnpp = ScoreUNet(
+        downsample=fir_downsample,
+        upsample=fir_upsample,
+        time_embedding=FourierEmbedding,  # of the logarithm of the noise level
+        input_pyramid=ResidualPyramid,
+        data_range=(0.0, 1.0),
+    )
+
+have 35,218,947 and 62,758,915 parameters. For images of 256 pixels and more, NCSN++ has
+`input_pyramid=InputSkip, output_skip=fir_upsample` instead.
+"""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -38,6 +60,12 @@ class ScoreUNet(nn.Module):
       attention: built with `dtype` and `name`, called with x.
       downsample, upsample: what a block between levels is given as `resample`.
       time_embedding: built with `channels` and `name`, called with the times.
+      input_pyramid: built with the channels of a level, `dtype` and `name` between
+        levels going down, called with the last level's pyramid, first the input itself,
+        and this one's features; returns both anew. None: the input is seen once.
+      output_skip: takes one level's image to the next finer one. Every level then makes
+        an image, and their sum is the output. None: the finest level alone makes one.
+      data_range: what the input's values are without noise, mapped to [-1, 1].
       dtype: of the computation; parameters, norms and softmax are float32.
     """
 
@@ -47,9 +75,12 @@ class ScoreUNet(nn.Module):
     attention_resolutions: tuple[int, ...] = (16,)
     block: Callable[..., nn.Module] = BigGANBlock
     attention: Callable[..., nn.Module] = PixelAttention
-    downsample: Resample = mean_pool
-    upsample: Resample = nearest_upsample
+    downsample: Callable[..., Any] = mean_pool
+    upsample: Callable[..., Any] = nearest_upsample
     time_embedding: Callable[..., nn.Module] = SinusoidalEmbedding
+    input_pyramid: Callable[..., nn.Module] | None = None
+    output_skip: Resample | None = None
+    data_range: tuple[float, float] = (-1.0, 1.0)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     @nn.compact
@@ -59,7 +90,9 @@ class ScoreUNet(nn.Module):
         t: Float[Array, "batch"],
         train: bool,
     ) -> Float[Array, "batch height width image_channels"]:
-        """The network's output at times `t` in [0, 1], float32, shaped like `x`.
+        """The network's output, float32, shaped like `x`.
+
+        `t` is the time, the noise level or what else `time_embedding` takes.
 
         In training it draws from the `dropout` rng.
 
@@ -88,7 +121,10 @@ class ScoreUNet(nn.Module):
             )(x)
 
         def block(
-            x: Array, level: int, name: str, resample: Resample | None = None
+            x: Array,
+            level: int,
+            name: str,
+            resample: Callable[..., Any] | None = None,
         ) -> Array:
             channels = self.channels * self.channel_mults[level]
             return self.block(channels, resample=resample, dtype=self.dtype, name=name)(
@@ -98,11 +134,21 @@ class ScoreUNet(nn.Module):
         def attention(x: Array, name: str) -> Array:
             return self.attention(dtype=self.dtype, name=name)(x)
 
+        def to_image(h: Array, prefix: str = "") -> Array:
+            h = nn.swish(GroupNorm(dtype=self.dtype, name=f"{prefix}norm_out")(h))
+            h = conv(h, x.shape[-1], f"{prefix}conv_out", init_scale=0.0)
+            return h.astype(jnp.float32)
+
+        # Exact, and nothing at all where the range is [-1, 1] already.
+        low, high = self.data_range
+        x = (2 * x - (low + high)) / (high - low)
+
         time = self.time_embedding(self.channels, name="time_embedding")(t)
         time = dense(nn.swish(dense(time, "time_hidden")), "time_out")
 
         h = conv(x, self.channels, "conv_in")
         kept = [h]
+        pyramid = x
 
         for level in range(num_levels):
             for i in range(self.num_res_blocks):
@@ -112,24 +158,30 @@ class ScoreUNet(nn.Module):
                 kept.append(h)
             if level < num_levels - 1:
                 h = block(h, level, f"down_{level}_resample", self.downsample)
+                if self.input_pyramid is not None:
+                    pyramid, h = self.input_pyramid(
+                        h.shape[-1], dtype=self.dtype, name=f"down_{level}_input"
+                    )(pyramid, h)
                 kept.append(h)
 
         h = block(h, num_levels - 1, "mid_block_0")
         h = attention(h, "mid_attention")
         h = block(h, num_levels - 1, "mid_block_1")
 
+        image = None
         for level in reversed(range(num_levels)):
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, kept.pop()], axis=-1)
                 h = block(h, level, f"up_{level}_block_{i}")
             if h.shape[1] in self.attention_resolutions:
                 h = attention(h, f"up_{level}_attention")
+            if self.output_skip is not None:
+                finer = to_image(h, f"up_{level}_")
+                image = finer if image is None else finer + self.output_skip(image)
             if level > 0:
                 h = block(h, level, f"up_{level}_resample", self.upsample)
 
-        h = nn.swish(GroupNorm(dtype=self.dtype, name="norm_out")(h))
-        h = conv(h, x.shape[-1], "conv_out", init_scale=0.0)
-        return h.astype(jnp.float32)
+        return to_image(h) if image is None else image
 
     def _check_resolution(self, height: int, width: int) -> None:
         num_levels = len(self.channel_mults)

@@ -4,9 +4,20 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from research.errors import UserError
+from research.layers.attention import PixelAttention
+from research.layers.blocks import (
+    InputSkip,
+    NearestConv,
+    ResidualPyramid,
+    StridedConv,
+    ddpm_block,
+)
+from research.layers.conv import fir_downsample, fir_upsample
+from research.layers.embeddings import FourierEmbedding, SinusoidalEmbedding
 from research.models.score_unet import ScoreUNet
 from tests.layers import slow
 
@@ -46,6 +57,16 @@ PUBLISHED = {
 SMALL = ScoreUNet(
     channels=8, channel_mults=(1, 2), num_res_blocks=1, attention_resolutions=(4,)
 )
+FIR = ScoreUNet(downsample=fir_downsample, upsample=fir_upsample)
+NCSNPP = FIR.clone(time_embedding=FourierEmbedding, input_pyramid=ResidualPyramid)
+SKIPPING = NCSNPP.clone(input_pyramid=InputSkip, output_skip=fir_upsample)
+DDPM = ScoreUNet(
+    num_res_blocks=2,
+    block=ddpm_block,
+    attention=partial(PixelAttention, skip_scale=1.0),
+    downsample=StridedConv,
+    upsample=NearestConv,
+)
 X = jax.random.normal(jax.random.key(0), (2, 8, 4, 3))
 T = jnp.array([0.2, 0.9])
 
@@ -81,6 +102,41 @@ def test_true_size(num_res_blocks, column, num_params):
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize(
+    ("network", "size", "num_params"),
+    [
+        pytest.param(
+            NCSNPP.clone(time_embedding=partial(SinusoidalEmbedding, scale=1.0)),
+            32,
+            62_693_251,
+            id="ncsnpp-positional",
+        ),
+        pytest.param(NCSNPP.clone(num_res_blocks=8), 32, 107_587_075, id="ncsnpp-deep"),
+        pytest.param(
+            SKIPPING.clone(channel_mults=(1, 1, 2, 2, 2, 2, 2), num_res_blocks=2),
+            256,
+            65_574_549,
+            id="ncsnpp-256",
+        ),
+        pytest.param(
+            SKIPPING.clone(
+                channels=16,
+                channel_mults=(1, 2, 4, 8, 16, 32, 32, 32),
+                num_res_blocks=1,
+            ),
+            1024,
+            105_785_896,
+            id="ncsnpp-1024",
+        ),
+    ],
+)
+def test_true_size_of_relatives(network, size, num_params):
+    # Of the official configurations (yang-song/score_sde_pytorch); those of the other
+    # released checkpoints are counted where their layouts are compared.
+    leaves = jax.tree.leaves(shapes(network, size=(size, size)))
+    assert sum(leaf.size for leaf in leaves) == num_params
+
+
 def test_names():
     assert set(shapes(SMALL)["params"]) == {
         "time_hidden",
@@ -102,6 +158,26 @@ def test_names():
         "norm_out",
         "conv_out",
     }
+
+
+def test_names_of_relatives():
+    small = {
+        "channels": 8,
+        "channel_mults": (1, 2),
+        "num_res_blocks": 1,
+        "attention_resolutions": (4,),
+    }
+    names = set(shapes(SMALL)["params"])
+    residual = shapes(NCSNPP.clone(**small))["params"]
+    assert set(residual) == names | {"time_embedding", "down_0_input"}
+    assert set(residual["down_0_input"]) == {"residual"}
+    skipping = shapes(SKIPPING.clone(**small))["params"]
+    heads = {f"up_{i}_{part}" for i in (0, 1) for part in ("norm_out", "conv_out")}
+    assert set(skipping) == set(residual) - {"norm_out", "conv_out"} | heads
+    assert set(skipping["down_0_input"]) == {"combine"}
+    ddpm = shapes(DDPM.clone(**small))["params"]
+    assert set(ddpm) == names
+    assert set(ddpm["down_0_resample"]) == set(ddpm["up_1_resample"]) == {"conv"}
 
 
 def test_starts_near_zero():
@@ -198,6 +274,72 @@ def test_slots():
     assert params["time_hidden"]["kernel"].shape == (16, 32)
     assert params["down_0_resample"].keys() == {"scale"}
     assert "mid_attention" not in params
+
+
+def test_data_range(variables, output):
+    network = SMALL.clone(data_range=(0.0, 2.0))
+    apply = slow.jit(partial(network.apply, train=False))
+    # Halves and whole numbers lose no digits on the way.
+    np.testing.assert_allclose(apply(variables, X + 1, T), output, atol=1e-4)
+
+
+def test_input_pyramid_sees_every_level():
+    seen = []
+
+    class Pyramid(nn.Module):
+        channels: int
+        dtype: str
+
+        @nn.compact
+        def __call__(self, pyramid, h):
+            seen.append((pyramid.shape[1:3], h.shape[1:], self.name))
+            return pyramid[:, ::2, ::2], jnp.zeros_like(h)
+
+    network = SMALL.clone(channel_mults=(1, 2, 4), input_pyramid=Pyramid)
+    shapes(network, (8, 16))
+    assert seen == [
+        ((8, 16), (4, 8, 8), "down_0_input"),
+        ((4, 8), (2, 4, 16), "down_1_input"),
+    ]
+
+
+def test_output_is_the_sum_of_every_levels_image():
+    network = SMALL.clone(output_skip=lambda x: 10 * x.repeat(2, 1).repeat(2, 2))
+    params = slow.random_params(network, X, T, False)
+    for name, bias in {"up_0_conv_out": 1.0, "up_1_conv_out": 2.0}.items():
+        params[name] = {
+            "kernel": 0 * params[name]["kernel"],
+            "bias": jnp.full(3, bias),
+        }
+    y = slow.apply(network, params, X, T, False)
+    np.testing.assert_array_equal(y, np.full(X.shape, 21.0))
+
+
+@pytest.mark.parametrize("network", [NCSNPP, SKIPPING, DDPM])
+def test_relatives_in_bfloat16(network):
+    network = network.clone(
+        channels=8,
+        channel_mults=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(4,),
+        dtype="bfloat16",
+    )
+    params = shapes(network)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    watched = partial(
+        network.apply,
+        train=False,
+        capture_intermediates=True,
+        mutable=["intermediates"],
+    )
+    x, others = jax.eval_shape(watched, {"params": params}, X, T)
+    assert x.dtype == jnp.float32
+    for name, outputs in others["intermediates"].items():
+        # The smaller images of the input keep its precision.
+        h = outputs if name != "down_0_input" else jax.tree.leaves(outputs)[1:]
+        if name not in ("__call__", "time_embedding"):
+            dtypes = {leaf.dtype for leaf in jax.tree.leaves(h)}
+            assert dtypes == {jnp.dtype("bfloat16")}
 
 
 @pytest.mark.parametrize("size", [(12, 8), (8, 20), (4, 4)])
