@@ -16,6 +16,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 import types
 import typing
@@ -52,6 +53,32 @@ class Published:
     source: str
 
 
+@dataclass(frozen=True)
+class Required:
+    """A bound that an evaluator's number has to meet, stated before the run.
+
+    Attributes:
+      metric: `evaluator/number`, as `launch.evaluate` prints it.
+      below, above: the number lies strictly between them, where they are given.
+    """
+
+    metric: str
+    below: float = math.inf
+    above: float = -math.inf
+
+    def met(self, value: float) -> bool:
+        """Whether `value` is within the bounds; NaN is not."""
+        return self.above < value < self.below
+
+    def __str__(self) -> str:
+        bounds = []
+        if self.above > -math.inf:
+            bounds.append(f"> {self.above:g}")
+        if self.below < math.inf:
+            bounds.append(f"< {self.below:g}")
+        return " and ".join(bounds)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Everything that decides what a run computes, then how it is operated.
@@ -74,6 +101,7 @@ class Experiment:
       log_every: steps between two lines of metrics.
       num_params: the parameter count that the source gives, checked at build.
       published: the numbers to reproduce.
+      required: what the numbers have to be for `launch.prove` to pass.
       name: the file's own, if it gives none.
     """
 
@@ -97,6 +125,7 @@ class Experiment:
     log_every: int = field(default=100, metadata=OPERATIONAL)
     num_params: int | None = field(default=None, metadata=OPERATIONAL)
     published: tuple[Published, ...] = field(default=(), metadata=OPERATIONAL)
+    required: tuple[Required, ...] = field(default=(), metadata=OPERATIONAL)
     name: str = field(default="", metadata=OPERATIONAL)
 
     def __post_init__(self):

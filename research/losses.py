@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+Field = Callable[[Float[Array, "batch ..."]], jax.Array]
+"""A vector for each example, shaped like it and a function of it alone."""
+
 Reduction = Callable[[Float[Array, "batch ..."]], jax.Array]
 """Values of each example's dimensions to one value per example, `(batch,)`."""
 
@@ -39,3 +42,62 @@ def denoising_score_matching(
     # Times std before squaring: noise / std alone reaches 1e3 and its square 1e6.
     errors = reduction(jnp.square(score * std.reshape(per_example) + noise))
     return errors if diffusion is None else jnp.square(diffusion / std) * errors
+
+
+def explicit_score_matching(
+    score: Float[Array, "batch ..."], target: Float[Array, "batch ..."]
+) -> Float[Array, "batch"]:
+    """1/2 |score - target|^2 of each example; in expectation the Fisher divergence.
+
+    With the gradient of a known log-density as target it is Hyvarinen's definition
+    (2005); with -noise / std at a perturbed example it is denoising score matching with
+    one noise level, and differs from the former by a constant (Vincent 2011).
+    """
+    return half_sum_over_dims(jnp.square(score - target))
+
+
+def implicit_score_matching(
+    score: Field, x: Float[Array, "batch ..."]
+) -> Float[Array, "batch"]:
+    """tr(d score / d x) + 1/2 |score|^2 (Hyvarinen 2005, Eq. 4), the trace exact.
+
+    It takes as many directional derivatives as there are dimensions. Its expectation is
+    the Fisher divergence less 1/2 E |grad log p|^2.
+    """
+    directions = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, 1, *x.shape[1:])
+    values, products = _directional(score, x, directions)
+    trace = jnp.sum(_inner(directions, products), axis=0)
+    return trace + half_sum_over_dims(jnp.square(values))
+
+
+def sliced_score_matching(
+    score: Field,
+    x: Float[Array, "batch ..."],
+    probes: Float[Array, "probes batch ..."],
+    variance_reduced: bool = True,
+) -> Float[Array, "batch"]:
+    """v . (d score / d x) v + 1/2 (v . score)^2, averaged over the probes v.
+
+    Song et al. 2019, arXiv:1905.07088, Eq. 7. `variance_reduced` puts 1/2 |score|^2 in
+    the place of the second term (Eq. 8). Either equals `implicit_score_matching` in
+    expectation where E[v v^T] = I, as of Rademacher or standard normal probes.
+    """
+    values, products = _directional(score, x, probes)
+    curvature = _inner(probes, products).mean(axis=0)
+    if variance_reduced:
+        return curvature + half_sum_over_dims(jnp.square(values))
+    return curvature + 0.5 * jnp.square(_inner(probes, values[None])).mean(axis=0)
+
+
+def _directional(score, x, directions):
+    """The field, and its derivative along each of the directions."""
+
+    def derivative(direction):
+        return jax.jvp(score, (x,), (jnp.broadcast_to(direction, x.shape),))
+
+    return jax.vmap(derivative, out_axes=(None, 0))(directions)
+
+
+def _inner(first, second):
+    products = first * second
+    return products.reshape(*products.shape[:2], -1).sum(axis=-1)

@@ -26,7 +26,7 @@ from research.evals.gaussian import GaussianBaseline
 from research.evals.likelihood import BitsPerDim
 from research.evals.loss import HeldOutLoss
 from research.evals.samples import SampleGrid
-from research.experiment import Experiment
+from research.experiment import Experiment, Required
 from research.layers.blocks import BigGANBlock
 from research.models.score_unet import ScoreUNet
 from research.tasks.score_matching import ScoreMatching
@@ -80,4 +80,11 @@ def experiment(num_steps: int = 1600, batch_size: int = 64) -> Experiment:
         checkpoints=Checkpoints(every=500, keep_last=2),
         log_every=100,
         num_params=748_737,
+        required=(
+            Required("test/loss", below=0.11),
+            Required("quality/fd_pixel", below=0.40),
+            Required("quality/confidence", above=0.68),
+            Required("quality/label_entropy", above=0.95),
+            Required("likelihood/bits_per_dim", below=2.85),
+        ),
     )

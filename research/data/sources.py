@@ -70,7 +70,7 @@ class _Lazy:
 
 
 @dataclass(frozen=True)
-class _Arrays(_Lazy):
+class Arrays(_Lazy):
     """A source whose examples are the rows of arrays of equal length in memory."""
 
     def _load(self) -> dict[str, np.ndarray]:
@@ -88,7 +88,7 @@ class _Arrays(_Lazy):
 
 
 @dataclass(frozen=True)
-class Digits(_Arrays):
+class Digits(Arrays):
     """The 1797 handwritten digits that scikit-learn carries: 1437 train, 360 test.
 
     `image` is uint8 (8, 8, 1) with the 17 grey levels 0..16, `label` 0..9. The set has
@@ -128,7 +128,7 @@ MNIST_MD5 = {
 
 
 @dataclass(frozen=True)
-class IdxImages(_Arrays):
+class IdxImages(Arrays):
     """MNIST's original files, or those of a set that took over its names.
 
     `image` is uint8 (height, width, 1), `label` int32.
@@ -298,7 +298,7 @@ class ImageFolder(_Lazy):
 
 
 @dataclass(frozen=True)
-class Npz(_Arrays):
+class Npz(Arrays):
     """The arrays of a `.npz` file, by name: example i is row i of each.
 
     Write one with `numpy.savez_compressed(path, image=images, label=labels)`.
