@@ -1,5 +1,7 @@
 """Normalisation of activations."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -88,7 +90,7 @@ class InstanceNormPlus(nn.Module):
         """Examples whose level is not below `num_levels` become NaN."""
         batch, _, _, channels = x.shape
 
-        def param(name: str, init: nn.initializers.Initializer) -> Array:
+        def param(name: str, init: Callable[..., Array]) -> Array:
             """One row for every example."""
             if self.num_levels is None:
                 row = self.param(name, init, (channels,))
@@ -112,8 +114,6 @@ class InstanceNormPlus(nn.Module):
         return (x * factor[:, None, None] + shift[:, None, None]).astype(self.dtype)
 
 
-def _near_one(
-    key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
-) -> Array:
+def _near_one(key: Array, shape: tuple[int, ...]) -> Array:
     """Mean 1, standard deviation 0.02: Song & Ermon 2019, official code."""
-    return 1 + 0.02 * jax.random.normal(key, shape, dtype)
+    return 1 + 0.02 * jax.random.normal(key, shape)

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from research.errors import UserError
@@ -76,7 +77,7 @@ def convolve(
     """
     bound = (size**2 * x.shape[-1]) ** -0.5
 
-    def uniform(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32):
+    def uniform(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return nn.Conv(

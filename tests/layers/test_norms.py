@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.layers.norms import GroupNorm
+from research.layers.norms import GroupNorm, InstanceNormPlus
 from tests.layers import slow
 
 
@@ -55,3 +55,68 @@ def test_moments_are_float32_in_bfloat16():
 def test_unequal_groups_are_refused(channels):
     with pytest.raises(UserError, match=f"{channels} channels"):
         GroupNorm().init(jax.random.key(0), jnp.zeros((1, 2, 2, channels)))
+
+
+LEVEL = jnp.array([4, 0, 4])
+
+
+def slow_instance_norm_plus(params, x, levels):
+    """One example and channel at a time; `params` are tables over the levels."""
+    scale, mean_scale, bias = (
+        np.float64(params[name]) for name in ("scale", "mean_scale", "bias")
+    )
+    y = np.empty_like(x)
+    for example, level in enumerate(levels):
+        means = x[example].mean((0, 1))
+        variance = ((means - means.mean()) ** 2).sum() / (len(means) - 1)
+        means = (means - means.mean()) / np.sqrt(variance + 1e-5)
+        for c in range(x.shape[-1]):
+            plane = x[example, :, :, c]
+            plane = (plane - plane.mean()) / np.sqrt(plane.var() + 1e-5)
+            plane = plane + mean_scale[level, c] * means[c]
+            y[example, :, :, c] = scale[level, c] * plane + bias[level, c]
+    return y
+
+
+@pytest.mark.parametrize("num_levels", [None, 5])
+def test_slow_instance_norm_plus(num_levels):
+    x = np.random.default_rng(0).normal(2.0, 3.0, size=(3, 4, 5, 6))
+    norm = InstanceNormPlus(num_levels)
+    params = slow.random_params(norm, jnp.asarray(x), LEVEL)
+    assert {leaf.shape for leaf in params.values()} == {
+        (6,) if not num_levels else (5, 6)
+    }
+    ours = slow.apply(norm, params, jnp.asarray(x), LEVEL)
+    tables = {name: np.broadcast_to(leaf, (5, 6)) for name, leaf in params.items()}
+    expected = slow_instance_norm_plus(tables, x, [4, 0, 4])
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_instance_norm_plus_starts_near_the_identity_of_its_formula():
+    norm = InstanceNormPlus(num_levels=500)
+    x = jnp.ones((3, 2, 2, 8))
+    params = slow.jit(norm.init)(slow.key(0), x, LEVEL)["params"]
+    assert (params["bias"] == 0).all()
+    for name in ("scale", "mean_scale"):
+        assert abs(float(params[name].mean()) - 1) < 2e-3
+        assert abs(float(params[name].std()) - 0.02) < 2e-3
+
+
+def test_a_level_that_is_not_there_gives_nan():
+    norm = InstanceNormPlus(num_levels=5)
+    x = jax.random.normal(jax.random.key(0), (3, 2, 2, 4))
+    params = slow.random_params(norm, x, LEVEL)
+    y = slow.apply(norm, params, x, jnp.array([4, 5, 0]))
+    assert np.isnan(y).all((1, 2, 3)).tolist() == [False, True, False]
+
+
+def test_instance_norm_plus_moments_are_float32_in_bfloat16():
+    noise = jax.random.normal(jax.random.key(0), (3, 16, 16, 8))
+    x = (30 + 2 * noise).astype(jnp.bfloat16)
+    norm = InstanceNormPlus(dtype="bfloat16")
+    params = slow.random_params(norm, x, LEVEL)
+    y = slow.apply(norm, params, x, LEVEL)
+    assert y.dtype == jnp.bfloat16
+    tables = {name: np.float64(leaf)[None] for name, leaf in params.items()}
+    exact = slow_instance_norm_plus(tables, np.float64(x), [0, 0, 0])
+    np.testing.assert_allclose(np.float64(y), exact, atol=0.02)
