@@ -19,7 +19,6 @@ and know the noise levels; ours leave both to the task.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,9 @@ from research.tasks.base import Variables
 
 ImageShape = tuple[int, int, int]
 """Height, width, channels."""
+
+Leaves = Mapping[str, jax.ShapeDtypeStruct]
+"""Shapes by path, such as `params/conv_in/kernel`."""
 
 Names = dict[str, tuple[str, tuple[int, ...]]]
 """`{our path: (their name, axes)}` with `ours = theirs.transpose(axes)`."""
@@ -73,13 +75,12 @@ PARTS = {
 SIGMAS = "sigmas"
 
 
-def leaf_names(network: ScoreUNet, image_shape: ImageShape) -> Names:
-    """The weight table of a network for images of this shape.
+def leaf_names(network: ScoreUNet, leaves: Leaves) -> Names:
+    """The weight table of a network, given its `expected_leaves`.
 
     Raises:
       UserError: a leaf of the network that theirs do not have.
     """
-    leaves = expected_leaves(network, image_shape)
     present = {path.split("/")[1] for path in leaves}
     modules = [name for name in _modules(network, leaves) if name in present | {""}]
     numbers = {name: number for number, name in enumerate(modules)}
@@ -112,8 +113,8 @@ def load(path: str, network: ScoreUNet, image_shape: ImageShape) -> Variables:
             f"no weights at {path}: convert a checkpoint of score_sde_pytorch as the "
             "documentation of research/pretrained/score_sde.py says"
         )
-    names = leaf_names(network, image_shape)
     expected, leaves = expected_leaves(network, image_shape), {}
+    names = leaf_names(network, expected)
     try:
         with safe_open(path, framework="numpy") as file:
             there = set(file.keys()) - {SIGMAS}
@@ -163,11 +164,8 @@ def save(
     Raises:
       UserError: a leaf that is missing, that nothing claims, or of another shape.
     """
-    leaves = _flat(variables)
-    names = leaf_names(network, image_shape)
-    expected = {
-        name: leaf.shape for name, leaf in expected_leaves(network, image_shape).items()
-    }
+    leaves, there = _flat(variables), expected_leaves(network, image_shape)
+    expected = {name: leaf.shape for name, leaf in there.items()}
     given = {name: leaf.shape for name, leaf in leaves.items()}
     for name in sorted(expected.keys() | given.keys()):
         if expected.get(name) != given.get(name):
@@ -177,15 +175,12 @@ def save(
             )
     theirs = {
         theirs: np.ascontiguousarray(np.transpose(leaves[ours], np.argsort(axes)))
-        for ours, (theirs, axes) in names.items()
+        for ours, (theirs, axes) in leaf_names(network, there).items()
     }
     save_file(theirs | {SIGMAS: np.asarray(sigmas, np.float32)}, path)
 
 
-@cache
-def expected_leaves(
-    network: ScoreUNet, image_shape: ImageShape
-) -> Mapping[str, jax.ShapeDtypeStruct]:
+def expected_leaves(network: ScoreUNet, image_shape: ImageShape) -> Leaves:
     """The shape of every leaf of the network's variables, by path."""
     x, t = jnp.zeros((1, *image_shape)), jnp.zeros(1)
     return _flat(
@@ -193,7 +188,7 @@ def expected_leaves(
     )
 
 
-def _modules(network: ScoreUNet, leaves: Mapping[str, Any]) -> Iterator[str]:
+def _modules(network: ScoreUNet, leaves: Leaves) -> Iterator[str]:
     """Our name of each of their modules, in their order, and names of absent ones.
 
     A module of theirs that has no weights has no name.
@@ -220,7 +215,7 @@ def _modules(network: ScoreUNet, leaves: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _flat(variables: Variables) -> dict[str, Any]:
-    """Leaves by path, such as `params/conv_in/kernel`."""
+    """Leaves by path."""
     return dict(flax.traverse_util.flatten_dict(dict(variables), sep="/"))
 
 

@@ -111,7 +111,6 @@ def test_true_size(num_res_blocks, column, num_params):
             62_693_251,
             id="ncsnpp-positional",
         ),
-        pytest.param(NCSNPP.clone(num_res_blocks=8), 32, 107_587_075, id="ncsnpp-deep"),
         pytest.param(
             SKIPPING.clone(channel_mults=(1, 1, 2, 2, 2, 2, 2), num_res_blocks=2),
             256,

@@ -84,11 +84,13 @@ class Attention(nn.Module):
         q, k, v = (getattr(self, f"NIN_{i}")(h).flatten(2) for i in range(3))
         weights = torch.softmax(q.transpose(1, 2) @ k * q.shape[1] ** -0.5, dim=-1)
         h = (v @ weights.transpose(1, 2)).reshape(x.shape)
-        return (x + self.NIN_3(h)) / self.divisor
+        return (x + self.get_submodule("NIN_3")(h)) / self.divisor
 
 
 class Block(nn.Module):
     """BigGAN's, or DDPM's where `ddpm`."""
+
+    resample: nn.Module
 
     def __init__(self, channels, out_channels, time_dim, resample=None, ddpm=False):
         super().__init__()
@@ -161,7 +163,7 @@ class Reference(nn.Module):
         if not self.made:
             self.all_modules.append(make(*args, **kwargs))
         self.calls += 1
-        return self.all_modules[self.calls - 1]
+        return list(self.all_modules)[self.calls - 1]
 
     def forward(self, x, t):
         self.calls = 0
@@ -315,9 +317,10 @@ def test_the_transcription_has_the_released_layout(released, num_blocks, variant
 )
 def test_network(network, variant, setting, t, tmp_path):
     size, image = 16, (16, 16, 3)
-    reference = randomize(Reference(*setting, size, num_sigmas=3, **variant))
-    if isinstance(reference.all_modules[0], Fourier):
-        reference.all_modules[0].W.copy_(16 * torch.from_numpy(normal(16)))
+    reference = randomize(Reference(*setting, size=size, num_sigmas=3, **variant))
+    if variant.get("fourier", False):
+        frequencies = reference.get_parameter("all_modules.0.W")
+        frequencies.copy_(16 * torch.from_numpy(normal(16)))
     network = network.clone(
         channels=setting[0],
         channel_mults=setting[1],

@@ -50,7 +50,7 @@ def their_shapes(network, image_shape):
     leaves = score_sde.expected_leaves(network, image_shape)
     return {
         theirs: [leaves[ours].shape[axis] for axis in np.argsort(axes)]
-        for ours, (theirs, axes) in score_sde.leaf_names(network, image_shape).items()
+        for ours, (theirs, axes) in score_sde.leaf_names(network, leaves).items()
     }
 
 
@@ -76,10 +76,9 @@ def test_released_layouts(released, network):
 
 def test_modules_without_weights_have_a_number():
     network = SMALL.clone(input_pyramid=InputSkip, output_skip=fir_upsample)
-    names = {
-        ours: theirs
-        for ours, (theirs, _) in score_sde.leaf_names(network, IMAGE).items()
-    }
+    leaves = score_sde.expected_leaves(network, IMAGE)
+    table = score_sde.leaf_names(network, leaves)
+    names = {ours: theirs for ours, (theirs, _) in table.items()}
     assert names["params/down_0_resample/skip/bias"] == "all_modules.5.Conv_2.bias"
     # 6 makes the image smaller.
     assert names["params/down_0_input/combine/bias"] == "all_modules.7.Conv.bias"
@@ -179,5 +178,6 @@ def test_networks_that_they_do_not_have_are_refused():
             return x * gain[None, None, None]
 
     network = SMALL.clone(attention=Gain)
+    leaves = score_sde.expected_leaves(network, IMAGE)
     with pytest.raises(UserError, match=r"attention_0/gain.*\(16,\).*NCSN"):
-        score_sde.leaf_names(network, IMAGE)
+        score_sde.leaf_names(network, leaves)
