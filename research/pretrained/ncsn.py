@@ -28,6 +28,12 @@ from research.errors import UserError
 from research.models.refinenet import RefineNet
 from research.tasks.base import Variables
 
+ImageShape = tuple[int, int, int]
+"""Height, width, channels."""
+
+Leaves = Mapping[str, jax.ShapeDtypeStruct]
+"""Shapes by path, such as `params/conv_in/kernel`."""
+
 # How each stage is numbered there, the finest first: its residual blocks, and its
 # refine block. The sixth stage was added later, between the third and the fourth.
 STAGES = {
@@ -62,12 +68,10 @@ SIGMAS = "sigmas"
 the network, and none here, where the process holds the levels."""
 
 
-def leaf_names(
-    network: RefineNet, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, tuple[str, ...]]:
-    """`{their name: our paths}`; theirs is ours concatenated, its axes moved.
+def leaf_names(network: RefineNet, leaves: Leaves) -> dict[str, tuple[str, ...]]:
+    """The weight table of a network, given its `expected_leaves`.
 
-    `shapes` are the network's `leaf_shapes`.
+    `{their name: our paths}`; theirs is ours side by side, its axes moved.
 
     Raises:
       UserError: no released network has as many stages, or a leaf of ours has no name
@@ -75,17 +79,17 @@ def leaf_names(
     """
     names = {}
     for ours, theirs in _module_names(network).items():
-        table = shapes.get(f"params/{ours}/mean_scale")
-        kind = CONV if table is None else NORM if len(table) == 1 else LEVEL_NORM
+        row = leaves.get(f"params/{ours}/mean_scale")
+        kind = CONV if row is None else NORM if row.ndim == 1 else LEVEL_NORM
         for their_leaf, our_leaves in kind.items():
             paths = tuple(f"params/{ours}/{leaf}" for leaf in our_leaves)
-            if shapes.keys() >= set(paths):
+            if leaves.keys() >= set(paths):
                 names[f"{theirs}.{their_leaf}"] = paths
     claimed = {path for paths in names.values() for path in paths}
-    for path in sorted(shapes.keys() - claimed):
+    for path in sorted(leaves.keys() - claimed):
         raise UserError(
-            f"{path} with shape {shapes[path]} has no name in the released layouts:"
-            " expected the parts of NCSN or NCSNv2 as published"
+            f"{path} with shape {leaves[path].shape} has no name in the released"
+            " layouts: expected the parts of NCSN or NCSNv2 as published"
         )
     return names
 
@@ -125,7 +129,7 @@ def _module_names(network: RefineNet) -> dict[str, str]:
     return names
 
 
-def load(path: str, network: RefineNet, image_channels: int = 3) -> Variables:
+def load(path: str, network: RefineNet, image_shape: ImageShape) -> Variables:
     """The network's variables (float32 host arrays) from a safetensors file.
 
     `sigmas` is not read: the process that the network is used with has the levels.
@@ -140,9 +144,9 @@ def load(path: str, network: RefineNet, image_channels: int = 3) -> Variables:
             f"no weights at {path}: convert a checkpoint of ermongroup/ncsn or ncsnv2"
             " as the documentation of research/pretrained/ncsn.py says"
         )
-    shapes = leaf_shapes(network, image_channels)
-    names = leaf_names(network, shapes)
-    leaves = {}
+    expected, leaves = expected_leaves(network, image_shape), {}
+    names = leaf_names(network, expected)
+    shapes = {path: leaf.shape for path, leaf in expected.items()}
     try:
         with safe_open(path, framework="numpy") as file:
             there = set(file.keys()) - {SIGMAS}
@@ -154,19 +158,19 @@ def load(path: str, network: RefineNet, image_channels: int = 3) -> Variables:
                     " and norms"
                 )
             for name, ours in names.items():
-                expected = _joined_shape([shapes[part] for part in ours])
+                shape = _joined_shape([shapes[part] for part in ours])
                 becomes = ", ".join(
                     f"{part} with shape {shapes[part]}" for part in ours
                 )
                 if name not in there:
                     raise UserError(
-                        f"{path} lacks {name} with shape {expected}, which becomes"
+                        f"{path} lacks {name} with shape {shape}, which becomes"
                         f" {becomes} here"
                     )
                 leaf = file.get_tensor(name)
-                if leaf.shape != expected:
+                if leaf.shape != shape:
                     raise UserError(
-                        f"{name} in {path} has shape {leaf.shape}, but {expected} is"
+                        f"{name} in {path} has shape {leaf.shape}, but {shape} is"
                         f" expected, which becomes {becomes} here"
                     )
                 leaf = leaf.astype(np.float32).transpose(AXES[leaf.ndim])
@@ -185,25 +189,25 @@ def load(path: str, network: RefineNet, image_channels: int = 3) -> Variables:
 def save(
     path: str,
     network: RefineNet,
+    image_shape: ImageShape,
     variables: Variables,
     sigmas: Float[np.ndarray, "levels"] | None = None,
-    image_channels: int = 3,
 ) -> None:
     """Writes variables in the public layout; the inverse of `load`.
 
     Args:
       path: of the safetensors file.
-      network: whose variables they are.
-      variables: as `network.init` or `load` gives them.
+      network: that the variables are of.
+      image_shape: of the images it is for.
+      variables: its leaves.
       sigmas: the standard deviation of each level, the largest first, which the state
         dicts of NCSNv2 hold and those of NCSN do not.
-      image_channels: of the images.
 
     Raises:
       UserError: a leaf that is missing, that nothing claims, or of another shape.
     """
-    leaves = _flat(variables)
-    expected = leaf_shapes(network, image_channels)
+    leaves, there = _flat(variables), expected_leaves(network, image_shape)
+    expected = {name: leaf.shape for name, leaf in there.items()}
     given = {name: leaf.shape for name, leaf in leaves.items()}
     for name in sorted(expected.keys() | given.keys()):
         if expected.get(name) != given.get(name):
@@ -212,31 +216,23 @@ def save(
                 f" {expected.get(name)}"
             )
     weights = {} if sigmas is None else {SIGMAS: np.asarray(sigmas, np.float32)}
-    for name, ours in leaf_names(network, expected).items():
+    for name, ours in leaf_names(network, there).items():
         leaf = np.concatenate([leaves[part] for part in ours], axis=-1)
         leaf = leaf.transpose(np.argsort(AXES[leaf.ndim]))
         weights[name] = np.ascontiguousarray(leaf)
     save_file(weights, path)
 
 
-def leaf_shapes(
-    network: RefineNet, image_channels: int = 3
-) -> Mapping[str, tuple[int, ...]]:
+def expected_leaves(network: RefineNet, image_shape: ImageShape) -> Leaves:
     """The shape of every leaf of the network's variables, by path."""
-    size = 2 ** len(network.channel_mults)
-    variables = jax.eval_shape(
-        lambda: network.init(
-            jax.random.key(0),
-            jnp.zeros((1, size, size, image_channels)),
-            jnp.zeros(1),
-            train=False,
-        )
+    x, t = jnp.zeros((1, *image_shape)), jnp.zeros(1)
+    return _flat(
+        jax.eval_shape(lambda: network.init(jax.random.key(0), x, t, train=False))
     )
-    return {path: leaf.shape for path, leaf in _flat(variables).items()}
 
 
 def _flat(variables: Variables) -> dict[str, Any]:
-    """Leaves by path, such as `params/conv_in/kernel`."""
+    """Leaves by path."""
     return dict(flax.traverse_util.flatten_dict(dict(variables), sep="/"))
 
 

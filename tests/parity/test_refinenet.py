@@ -239,7 +239,7 @@ def test_outputs_and_way_back(network, architecture, num_levels, size, tmp_path)
 
     path = str(tmp_path / "theirs.safetensors")
     safetensors.torch.save_file(published.weights, path)
-    variables = tables.load(path, network)
+    variables = tables.load(path, network, (*size, 3))
     apply = slow.jit(partial(network.apply, train=False))
     ours = apply(variables, jnp.asarray(x), jnp.asarray(level, jnp.float32))
 
@@ -250,8 +250,9 @@ def test_outputs_and_way_back(network, architecture, num_levels, size, tmp_path)
     print(f"relative error {error:.1e}")
     assert error < TOLERANCE
 
-    tables.save(str(tmp_path / "ours.safetensors"), network, variables)
-    back = safetensors.torch.load_file(tmp_path / "ours.safetensors")
+    ours_path = str(tmp_path / "ours.safetensors")
+    tables.save(ours_path, network, (*size, 3), variables)
+    back = safetensors.torch.load_file(ours_path)
     assert back.keys() == published.weights.keys()
     for name, leaf in published.weights.items():
         assert torch.equal(back[name], leaf), name

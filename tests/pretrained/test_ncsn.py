@@ -21,6 +21,7 @@ from research.models.refinenet import (
 from research.pretrained import ncsn as tables
 
 LAYOUTS = Path(__file__).parent / "layouts"
+IMAGE = (16, 16, 3)
 SMALL = RefineNet(8, norm=partial(InstanceNormPlus, num_levels=3))
 
 
@@ -29,18 +30,20 @@ def layout(name):
     return json.loads((LAYOUTS / f"{name}-cifar10.json").read_text())["tensors"]
 
 
-leaf_shapes = cache(tables.leaf_shapes)  # tracing a network takes half a second
+@cache  # tracing a network takes half a second
+def leaves_of(network):
+    return tables.expected_leaves(network, IMAGE)
 
 
 def names_of(network):
-    return tables.leaf_names(network, leaf_shapes(network))
+    return tables.leaf_names(network, leaves_of(network))
 
 
 def shapes_of(network):
     """The shapes under their names that follow from ours."""
     shapes = {}
     for name, ours in names_of(network).items():
-        *first, channels = leaf_shapes(network)[ours[0]]
+        *first, channels = leaves_of(network)[ours[0]].shape
         shape = [*first, channels * len(ours)]
         if len(shape) == 4:
             height, width, inputs, outputs = shape
@@ -72,11 +75,11 @@ def test_every_name_and_shape_at_true_size(name, network):
     # The levels of NCSNv2, which are no parameters.
     assert theirs.pop("sigmas", None) == {"ncsn": None, "ncsnv2": [232]}[name]
     assert shapes_of(network) == theirs
-    ours = leaf_shapes(network)
+    ours = leaves_of(network)
     claimed = [path for paths in names_of(network).values() for path in paths]
     assert sorted(claimed) == sorted(ours)
     num_params = sum(map(math.prod, theirs.values()))
-    assert num_params == sum(map(math.prod, ours.values()))
+    assert num_params == sum(leaf.size for leaf in ours.values())
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_names_of_deeper_networks(network, stages):
 
 def test_there_and_back(released, tmp_path):
     path, weights = released
-    variables = tables.load(path, SMALL)
+    variables = tables.load(path, SMALL, IMAGE)
     params = variables["params"]
     theirs = weights["res2.0.conv2.conv.weight"]
     kernel = params["stage_1_block_0"]["conv2"]["kernel"]
@@ -115,7 +118,7 @@ def test_there_and_back(released, tmp_path):
     for i, name in enumerate(("scale", "mean_scale", "bias")):
         np.testing.assert_array_equal(norm[name], embed[:, 16 * i : 16 * (i + 1)])
     again = str(tmp_path / "ours.safetensors")
-    tables.save(again, SMALL, variables)
+    tables.save(again, SMALL, IMAGE, variables)
     written = load_file(again)
     assert written.keys() == weights.keys()
     assert all(np.array_equal(written[name], weights[name]) for name in weights)
@@ -125,9 +128,9 @@ def test_sigmas(tmp_path):
     network, path = ncsnv2(8), str(tmp_path / "ncsnv2.safetensors")
     weights = random_weights(network)
     save_file(weights | {"sigmas": np.geomspace(50, 0.01, 232)}, path)
-    variables = tables.load(path, network)
+    variables = tables.load(path, network, IMAGE)
     sigmas = np.geomspace(50, 0.01, 232)
-    tables.save(path, network, variables, sigmas)
+    tables.save(path, network, IMAGE, variables, sigmas)
     written = load_file(path)
     assert written.keys() == weights.keys() | {"sigmas"}
     assert written["sigmas"].dtype == np.float32
@@ -141,18 +144,18 @@ def test_image_channels(tmp_path):
     weights["end_conv.weight"] = np.ones((1, 8, 3, 3), np.float32)
     weights["end_conv.bias"] = np.ones(1, np.float32)
     save_file(weights, path)
-    variables = tables.load(path, SMALL, image_channels=1)
-    tables.save(path, SMALL, variables, image_channels=1)
+    variables = tables.load(path, SMALL, (28, 28, 1))
+    tables.save(path, SMALL, (28, 28, 1), variables)
     assert load_file(path)["begin_conv.weight"].shape == (8, 1, 3, 3)
     with pytest.raises(UserError, match=r"\(8, 1, 3, 3\).*\(8, 3, 3, 3\)"):
-        tables.load(path, SMALL)
+        tables.load(path, SMALL, IMAGE)
 
 
 def refused(tmp_path, weights, match):
     path = str(tmp_path / "ncsn.safetensors")
     save_file(weights, path)
     with pytest.raises(UserError, match=match):
-        tables.load(path, SMALL)
+        tables.load(path, SMALL, IMAGE)
 
 
 def test_every_leaf_is_claimed(released, tmp_path):
@@ -171,11 +174,11 @@ def test_every_leaf_is_claimed(released, tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="ermongroup/ncsn"):
-        tables.load(str(tmp_path / "missing.safetensors"), SMALL)
+        tables.load(str(tmp_path / "missing.safetensors"), SMALL, IMAGE)
     path = tmp_path / "weights.pth"
     path.write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(UserError, match="not a safetensors file"):
-        tables.load(str(path), SMALL)
+        tables.load(str(path), SMALL, IMAGE)
 
 
 def test_networks_without_a_public_layout_are_refused():
@@ -191,17 +194,14 @@ def test_networks_without_a_public_layout_are_refused():
 
 
 def test_save_claims_every_leaf(tmp_path):
-    leaves = {
-        name: jax.ShapeDtypeStruct(shape, np.float32)
-        for name, shape in leaf_shapes(SMALL).items()
-    }
+    leaves = dict(leaves_of(SMALL))
     path = tmp_path / "no.safetensors"
     kernel = "params/conv_in/kernel"
     for name, shape in {kernel: (3, 3, 3, 9), "params/other": (1,)}.items():
         wrong = leaves | {name: jax.ShapeDtypeStruct(shape, np.float32)}
         with pytest.raises(UserError, match=name):
-            tables.save(str(path), SMALL, unflatten_dict(wrong, sep="/"))
+            tables.save(str(path), SMALL, IMAGE, unflatten_dict(wrong, sep="/"))
     del leaves[kernel]
     with pytest.raises(UserError, match=rf"{kernel}.*None.*\(3, 3, 3, 8\)"):
-        tables.save(str(path), SMALL, unflatten_dict(leaves, sep="/"))
+        tables.save(str(path), SMALL, IMAGE, unflatten_dict(leaves, sep="/"))
     assert not path.exists()
