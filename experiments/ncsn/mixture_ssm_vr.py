@@ -7,7 +7,9 @@ drawn, the learnt field is wrong; `samples/` shows both fields over the density.
 Official setting: ermongroup/ncsn, runners/toy_runner.py, at commit 7f27f4a1. Every
 value below is theirs; the paper gives no number.
 Differs: the official code draws a fresh batch at every step, this file from 100,000
-points. Ours: ?
+points.
+Required beforehand: a Fisher divergence below 0.05 on 10,000 held-out points, where a
+field of zeros has 0.995. Ours: 0.0101, by `python -m launch.prove experiments/ncsn`.
 """
 
 from research.data.loader import Data

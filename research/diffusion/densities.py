@@ -1,6 +1,6 @@
 """Densities whose score is known: what learnt scores and samplers are held against."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -36,36 +36,45 @@ class GaussianMixture(Density):
     weights: tuple[float, ...] = (0.8, 0.2)
     std: float = 1.0
 
-    def log_density(self, x: Float[Array, "batch dim"]) -> Float[Array, "batch"]:
-        return jax.nn.logsumexp(self._log_joint(x), axis=-1)
+    def log_density(
+        self,
+        x: Float[Array, "batch dim"],
+        noise_std: Float[Array, "batch"] | float = 0.0,
+    ) -> Float[Array, "batch"]:
+        """In nats; of the mixture plus noise of that deviation, if there is any."""
+        return jax.nn.logsumexp(self._log_joint(x, noise_std), axis=-1)
 
-    def score(self, x: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
+    def score(
+        self,
+        x: Float[Array, "batch dim"],
+        noise_std: Float[Array, "batch"] | float = 0.0,
+    ) -> Float[Array, "batch dim"]:
+        """The gradient of `log_density`."""
         # Towards each mean, by the probability that x came from it.
-        mean = self.responsibilities(x) @ jnp.asarray(self.means)
-        return (mean - x) / self.std**2
+        mean = self.responsibilities(x, noise_std) @ jnp.asarray(self.means)
+        return (mean - x) / self._variance(x, noise_std)
 
     def sample(self, rng: Key[Array, ""], num: int) -> Float[Array, "num dim"]:
         mode_rng, noise_rng = jax.random.split(rng)
-        modes = jax.random.categorical(mode_rng, self._log_weights(), shape=(num,))
+        logits = jnp.log(jnp.asarray(self.weights))
+        modes = jax.random.categorical(mode_rng, logits, shape=(num,))
         means = jnp.asarray(self.means)[modes]
         return means + self.std * jax.random.normal(noise_rng, means.shape)
 
     def responsibilities(
-        self, x: Float[Array, "batch dim"]
+        self,
+        x: Float[Array, "batch dim"],
+        noise_std: Float[Array, "batch"] | float = 0.0,
     ) -> Float[Array, "batch modes"]:
         """The probability of each mode given x."""
-        return jax.nn.softmax(self._log_joint(x), axis=-1)
+        return jax.nn.softmax(self._log_joint(x, noise_std), axis=-1)
 
-    def smoothed(self, noise_std: Float[Array, ""] | float) -> "GaussianMixture":
-        """The density of x + noise of that standard deviation."""
-        std = (self.std**2 + noise_std**2) ** 0.5
-        return replace(self, std=std)
+    def _variance(self, x, noise_std):
+        return self.std**2 + jnp.broadcast_to(noise_std, x.shape[:1])[:, None] ** 2
 
-    def _log_weights(self):
-        return jnp.log(jnp.asarray(self.weights))
-
-    def _log_joint(self, x):
-        dim = len(self.means[0])
-        squares = jnp.sum((x[:, None] - jnp.asarray(self.means)) ** 2, axis=-1)
-        normalizer = 0.5 * dim * jnp.log(2 * jnp.pi * self.std**2)
-        return self._log_weights() - 0.5 * squares / self.std**2 - normalizer
+    def _log_joint(self, x, noise_std):
+        means, weights = jnp.asarray(self.means), jnp.asarray(self.weights)
+        squares = jnp.sum((x[:, None] - means[None]) ** 2, axis=-1)
+        variance = self._variance(x, noise_std)
+        normalizer = 0.5 * x.shape[-1] * jnp.log(2 * jnp.pi * variance)
+        return jnp.log(weights)[None] - 0.5 * squares / variance - normalizer

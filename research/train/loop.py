@@ -285,7 +285,8 @@ class _Run:
             self.watchdog.beat()
             values = {f"{name}/{n}": float(v) for n, v in values.items()}
             self.latest.update(values)
-            _tell(self.reports, {"step": self.step, "kind": "eval", **values})
+            if values:  # some only draw a picture
+                _tell(self.reports, {"step": self.step, "kind": "eval", **values})
 
     def _save(self) -> None:
         with self.clock.measure("save"):
