@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,6 @@ class Program:
       batch: the same of one global batch.
       init: `init() -> TrainState`, jitted; the state is born in its shards.
       step: `step(state, batch) -> (state, metrics)`, jitted; the state is donated.
-      flops: model FLOPs of one step, by the rule of `research.train.flops`.
     """
 
     experiment: Experiment
@@ -48,7 +48,11 @@ class Program:
     batch: dict[str, jax.ShapeDtypeStruct]
     init: Any
     step: Any
-    flops: int
+
+    @cached_property
+    def flops(self) -> int:
+        """Model FLOPs of one step, by the rule of `research.train.flops`."""
+        return _step_flops(self.experiment, self.state, self.batch)
 
     def num_params(self) -> int:
         """Parameters of the task, frozen ones included."""
@@ -113,7 +117,6 @@ def build(experiment: Experiment, mesh: Mesh | None = None) -> Program:
             out_shardings=(placed, whole),
             donate_argnums=0,
         ),
-        flops=_step_flops(experiment, shapes, batch),
     )
 
 
