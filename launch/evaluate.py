@@ -31,6 +31,7 @@ def main(
 
     from research.evals.base import Context
     from research.train.reports import finite
+    from research.train.workdir import Workdir
 
     experiment, variables, mesh, step = restored.load()
     evals = {**experiment.evals, **experiment.offline_evals}
@@ -39,14 +40,14 @@ def main(
             f"no evaluator {', '.join(sorted(unknown))}: the experiment has "
             f"{', '.join(evals) or 'none'}"
         )
-    folder = restored.workdir / "samples"
     seed = experiment.seed + 1
-    context = Context(experiment.data, mesh, step, seed, folder)
     values: dict[str, float] = {}
     for name in only or evals:
         evaluator = evals[name]
         if split and any(f.name == "split" for f in dataclasses.fields(evaluator)):
             evaluator = dataclasses.replace(evaluator, split=split)
+        folder = Workdir(restored.workdir).pictures(name)
+        context = Context(experiment.data, mesh, step, seed, folder)
         result = evaluator(experiment.task, variables, context)
         values.update({f"{name}/{n}": float(value) for n, value in result.items()})
     if jax.process_index() == 0:

@@ -3,7 +3,8 @@
     python -m launch.train experiments/ncsn/mixture_ssm_vr.py
 
 arXiv:1907.05600, section 3.2.1 and appendix B.1: away from the data, where nothing is
-drawn, the learnt field is wrong; `samples/` shows both fields over the density.
+drawn, the learnt field is wrong; `samples/field/` shows both over the
+density.
 Official setting: ermongroup/ncsn, runners/toy_runner.py, at commit 7f27f4a1. Every
 value below is theirs; the paper gives no number.
 Differs: the official code draws a fresh batch at every step, this file from 100,000
@@ -43,7 +44,7 @@ def experiment(num_steps: int = 10_000, batch_size: int = 128) -> Experiment:
         num_steps=num_steps,
         evals={
             "test": FisherDivergence(DENSITY),
-            "samples": ScoreField(DENSITY),
+            "field": ScoreField(DENSITY),
         },
         checkpoints=Checkpoints(every=5000, keep_last=1),
         log_every=1000,

@@ -18,6 +18,7 @@ from functools import partial
 
 from research.data.loader import Data
 from research.data.sources import Digits
+from research.diffusion.guidance import left_half
 from research.diffusion.pixels import Pixels
 from research.diffusion.processes import VP
 from research.diffusion.samplers import PredictorCorrector, euler_maruyama
@@ -25,6 +26,7 @@ from research.evals.digits import DigitQuality
 from research.evals.gaussian import GaussianBaseline
 from research.evals.likelihood import BitsPerDim
 from research.evals.loss import HeldOutLoss
+from research.evals.restoration import Restoration
 from research.evals.samples import SampleGrid
 from research.experiment import Experiment, Required
 from research.layers.blocks import BigGANBlock
@@ -76,6 +78,7 @@ def experiment(num_steps: int = 1600, batch_size: int = 64) -> Experiment:
             "quality": DigitQuality(num_samples=1000, batch_size=250),
             "likelihood": BitsPerDim(split="test", num_examples=120, batch_size=120),
             "gaussian": GaussianBaseline(split="train"),
+            "inpainting": Restoration(left_half),
         },
         checkpoints=Checkpoints(every=500, keep_last=2),
         log_every=100,

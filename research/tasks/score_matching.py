@@ -6,6 +6,7 @@ Stochastic Differential Equations", arXiv:2011.13456). NCSN (arXiv:1907.05600) a
 (arXiv:2006.11239) are the same at the times of their levels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from research.diffusion.guidance import Measurement, solve
 from research.diffusion.likelihood import log_likelihood
 from research.diffusion.parameterizations import (
     Condition,
@@ -26,7 +28,7 @@ from research.diffusion.parameterizations import (
 )
 from research.diffusion.pixels import Pixels
 from research.diffusion.processes import Process, batch_mul
-from research.diffusion.samplers import Sampler
+from research.diffusion.samplers import PredictorCorrector, Sampler
 from research.errors import UserError
 from research.losses import Reduction, denoising_score_matching, mean_over_dims
 from research.tasks.base import Batch, Metrics, Variables
@@ -164,11 +166,37 @@ class ScoreMatching:
         score = partial(self.score, variables)
         shape = (num, *self.image_shape)
         x, evaluations = self.sampler(rng, score, self.process, shape)
-        return {
-            "image": self.pixels.to_levels(x),
-            "nfe": evaluations,
-            "finite": jnp.isfinite(x).all(),
-        }
+        return self._drawn(x, evaluations)
+
+    def restore(
+        self,
+        variables: Variables,
+        images: UInt8[Array, "batch height width channels"],
+        rng: Key[Array, ""],
+        measure: Callable[[Array], Measurement],
+    ) -> dict[str, Array]:
+        """Draws images that agree with what `measure` keeps of the given ones.
+
+        Returns:
+          As `sample`.
+
+        Raises:
+          UserError: the task's sampler is not a predictor-corrector one.
+        """
+        if not isinstance(self.sampler, PredictorCorrector):
+            raise UserError(
+                "measurements are imposed on a PredictorCorrector, but the task's "
+                f"sampler is a {type(self.sampler).__name__}: --set task.sampler=..."
+            )
+        pixels_rng, sampler_rng = jax.random.split(rng)
+        x, evaluations = solve(
+            sampler_rng,
+            self.sampler,
+            partial(self.score, variables),
+            self.process,
+            measure(self.pixels.to_data(images, pixels_rng)),
+        )
+        return self._drawn(x, evaluations)
 
     def log_likelihood(
         self,
@@ -191,6 +219,13 @@ class ScoreMatching:
             min_time=self.min_time,
         )
         return self.pixels.bits_per_dim(nats, prod(self.image_shape)), evaluations
+
+    def _drawn(self, x, evaluations):
+        return {
+            "image": self.pixels.to_levels(x),
+            "nfe": evaluations,
+            "finite": jnp.isfinite(x).all(),
+        }
 
     def _to_score(self, output, x, t):
         # float32 whatever the network computes in.

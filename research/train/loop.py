@@ -278,7 +278,7 @@ class _Run:
                     mesh=self.program.mesh,
                     step=self.step,
                     seed=self.experiment.seed + 1,
-                    folder=self.workdir.samples,
+                    folder=self.workdir.pictures(name),
                 )
                 variables = self.state.variables(average=True)
                 values = evaluator(self.experiment.task, variables, context)

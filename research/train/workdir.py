@@ -55,6 +55,10 @@ class Workdir:
         self.tensorboard = path / "tensorboard"
         self._lock: Any = None
 
+    def pictures(self, evaluator: str) -> Path:
+        """Where the evaluator of that name draws: `samples` itself for `samples`."""
+        return self.samples if evaluator == "samples" else self.samples / evaluator
+
     def open(self, experiment: Experiment, request: Request, adopt: bool) -> None:
         """Makes the folder or takes it over, and records this start.
 

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from research.diffusion.guidance import left_half
 from research.diffusion.parameterizations import Level, RawScore, ScaledScore, log_std
 from research.diffusion.pixels import Pixels
 from research.diffusion.processes import VE, VP
-from research.diffusion.samplers import PredictorCorrector
+from research.diffusion.samplers import PredictorCorrector, ProbabilityFlow
 from research.errors import UserError
 from research.losses import half_sum_over_dims
 from research.tasks.score_matching import ScoreMatching, UniformLevels, uniform
@@ -269,3 +270,20 @@ def test_log_likelihood_is_that_of_the_dequantized_image():
 def test_the_record_is_hashable_and_picklable():
     assert pickle.loads(pickle.dumps(TASK)) == TASK
     assert hash(TASK) == hash(replace(TASK)) and TASK != replace(TASK, min_time=0.1)
+
+
+def test_restore_keeps_what_is_measured():
+    task = replace(
+        TASK,
+        network=WhiteNoise(),
+        sampler=PredictorCorrector(num_steps=50, min_time=1e-5),
+    )
+    image = make_batch(6)["image"]
+    drawn = task.restore({}, image, jax.random.key(0), left_half)
+    assert drawn["image"].shape == image.shape and drawn["nfe"] == 50
+    np.testing.assert_array_equal(drawn["image"][:, :, :2], image[:, :, :2])
+    assert (drawn["image"][:, :, 2:] != image[:, :, 2:]).mean() > 0.5
+    with pytest.raises(UserError, match="sampler is a ProbabilityFlow"):
+        replace(task, sampler=ProbabilityFlow()).restore(
+            {}, image, jax.random.key(0), left_half
+        )
