@@ -10,23 +10,20 @@ once where torch is installed, turn it into the safetensors file that `load` rea
     safetensors.torch.save_file(weights, "inception.safetensors")
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
-from typing import Any
 
-import flax.traverse_util
-import jax
 import jax.numpy as jnp
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from research.errors import UserError
 from research.models.inception import InceptionV3
+from research.pretrained.tables import Leaves, Names, leaf_shapes, read, write
 from research.tasks.base import Variables
 
-RELEASED = "pt_inception-2015-12-05-6726825d.pth"
+SOURCE = (
+    "take pt_inception-2015-12-05-6726825d.pth from the releases of "
+    "github.com/mseitzer/pytorch-fid and convert it by safetensors.torch.save_file as "
+    "the documentation of research/pretrained/inception.py says"
+)
 
 STEM = {
     "stem_0": "Conv2d_1a_3x3",
@@ -117,11 +114,11 @@ HEAD = {
 }
 
 # torch counts training batches beside each batch norm; inference does not read them.
-IGNORED = ".bn.num_batches_tracked"
+IGNORED = "*.bn.num_batches_tracked"
 
 
-def leaf_names() -> dict[str, tuple[str, tuple[int, ...]]]:
-    """`{our path: (their name, axes)}` with `ours = theirs.transpose(axes)`."""
+def leaf_names() -> Names:
+    """The weight table of the network."""
 
     def modules() -> Iterator[tuple[str, str]]:
         yield from STEM.items()
@@ -143,42 +140,8 @@ def load(path: str) -> tuple[InceptionV3, Variables]:
       UserError: no such file, not a safetensors file, or a leaf that is missing, that
         nothing claims, or that has another shape.
     """
-    path = str(Path(path).expanduser())
-    if not Path(path).is_file():
-        raise UserError(
-            f"no Inception weights at {path}: take {RELEASED} from the releases of "
-            "github.com/mseitzer/pytorch-fid and convert it where torch is installed: "
-            f"`safetensors.torch.save_file(torch.load('{RELEASED}'), '{path}')`"
-        )
-    names, expected, leaves = leaf_names(), expected_leaves(), {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            there = {name for name in file.keys() if not name.endswith(IGNORED)}
-            for name in sorted(there - {theirs for theirs, _ in names.values()}):
-                shape = tuple(file.get_slice(name).get_shape())
-                raise UserError(
-                    f"{path} holds {name} with shape {shape}, which no leaf here "
-                    "claims: expected the FID Inception with 1008 classes"
-                )
-            for ours, (theirs, axes) in names.items():
-                if theirs not in there:
-                    raise UserError(
-                        f"{path} lacks {theirs}, which becomes {ours} with shape "
-                        f"{expected[ours].shape} here"
-                    )
-                leaf = file.get_tensor(theirs)
-                if _moved(leaf.shape, axes) != expected[ours].shape:
-                    raise UserError(
-                        f"{theirs} in {path} has shape {leaf.shape}, but {ours}, "
-                        f"its axes {axes}, has shape {expected[ours].shape}"
-                    )
-                leaves[ours] = np.ascontiguousarray(leaf.transpose(axes), np.float32)
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a safetensors file ({error}): convert a .pth file as the "
-            "documentation of research/pretrained/inception.py says"
-        ) from None
-    return InceptionV3(), flax.traverse_util.unflatten_dict(leaves, sep="/")
+    names, expected = leaf_names(), expected_leaves()
+    return InceptionV3(), read(path, names, expected, SOURCE, IGNORED)
 
 
 def save(path: str, variables: Variables) -> None:
@@ -187,37 +150,10 @@ def save(path: str, variables: Variables) -> None:
     Raises:
       UserError: a leaf that is missing, that nothing claims, or of another shape.
     """
-    leaves = _flat(variables)
-    expected = {name: leaf.shape for name, leaf in expected_leaves().items()}
-    given = {name: leaf.shape for name, leaf in leaves.items()}
-    for name in sorted(expected.keys() | given.keys()):
-        if expected.get(name) != given.get(name):
-            raise UserError(
-                f"{name} cannot be written: its shape is {given.get(name)}, expected "
-                f"{expected.get(name)}"
-            )
-    save_file(
-        {
-            theirs: np.ascontiguousarray(np.transpose(leaves[ours], np.argsort(axes)))
-            for ours, (theirs, axes) in leaf_names().items()
-        },
-        path,
-    )
+    write(path, leaf_names(), expected_leaves(), variables)
 
 
 @cache
-def expected_leaves() -> Mapping[str, jax.ShapeDtypeStruct]:
+def expected_leaves() -> Leaves:
     """The shape of every leaf of the network's variables, by path."""
-    image = jnp.zeros((1, 299, 299, 3), jnp.uint8)
-    return _flat(jax.eval_shape(InceptionV3().init, jax.random.key(0), image))
-
-
-def _flat(variables: Variables) -> dict[str, Any]:
-    """Leaves by path, such as `params/stem_0/conv/kernel`."""
-    return dict(flax.traverse_util.flatten_dict(dict(variables), sep="/"))
-
-
-def _moved(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | None:
-    if len(shape) != len(axes):
-        return None
-    return tuple(shape[axis] for axis in axes)
+    return leaf_shapes(InceptionV3(), jnp.zeros((1, 299, 299, 3), jnp.uint8))

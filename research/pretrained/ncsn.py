@@ -12,27 +12,26 @@ turn one into the safetensors file that `load` reads:
     safetensors.torch.save_file(weights, "ncsn.safetensors")
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import flax.traverse_util
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from research.errors import UserError
 from research.models.refinenet import RefineNet
+from research.pretrained.tables import (
+    ImageShape,
+    Leaves,
+    Names,
+    leaf_shapes,
+    read,
+    write,
+)
 from research.tasks.base import Variables
 
-ImageShape = tuple[int, int, int]
-"""Height, width, channels."""
-
-Leaves = Mapping[str, jax.ShapeDtypeStruct]
-"""Shapes by path, such as `params/conv_in/kernel`."""
+SOURCE = (
+    "convert a checkpoint of ermongroup/ncsn or ncsnv2 as the documentation of "
+    "research/pretrained/ncsn.py says"
+)
 
 # How each stage is numbered there, the finest first: its residual blocks, and its
 # refine block. The sixth stage was added later, between the third and the fourth.
@@ -54,10 +53,10 @@ UNITS = {
 }
 CHAINS = {"fusion": "msf", "pooling": "crp"}
 
-# Their leaf: our leaves, which it holds side by side along its last axis.
-CONV = {"weight": ("kernel",), "bias": ("bias",)}
-NORM = {"gamma": ("scale",), "alpha": ("mean_scale",), "beta": ("bias",)}
-LEVEL_NORM = {"embed.weight": ("scale", "mean_scale", "bias")}
+# Our leaf: their leaf, which may hold several of ours side by side.
+CONV = {"kernel": "weight", "bias": "bias"}
+NORM = {"scale": "gamma", "mean_scale": "alpha", "bias": "beta"}
+LEVEL_NORM = dict.fromkeys(("scale", "mean_scale", "bias"), "embed.weight")
 
 # Turns their array into ours, by its dimensions: kernels are (out, in, height, width)
 # there and (height, width, in, out) here.
@@ -68,10 +67,8 @@ SIGMAS = "sigmas"
 the network, and none here, where the process holds the levels."""
 
 
-def leaf_names(network: RefineNet, leaves: Leaves) -> dict[str, tuple[str, ...]]:
+def leaf_names(network: RefineNet, leaves: Leaves) -> Names:
     """The weight table of a network, given its `expected_leaves`.
-
-    `{their name: our paths}`; theirs is ours side by side, its axes moved.
 
     Raises:
       UserError: no released network has as many stages, or a leaf of ours has no name
@@ -81,12 +78,11 @@ def leaf_names(network: RefineNet, leaves: Leaves) -> dict[str, tuple[str, ...]]
     for ours, theirs in _module_names(network).items():
         row = leaves.get(f"params/{ours}/mean_scale")
         kind = CONV if row is None else NORM if row.ndim == 1 else LEVEL_NORM
-        for their_leaf, our_leaves in kind.items():
-            paths = tuple(f"params/{ours}/{leaf}" for leaf in our_leaves)
-            if leaves.keys() >= set(paths):
-                names[f"{theirs}.{their_leaf}"] = paths
-    claimed = {path for paths in names.values() for path in paths}
-    for path in sorted(leaves.keys() - claimed):
+        for our_leaf, their_leaf in kind.items():
+            path = f"params/{ours}/{our_leaf}"
+            if path in leaves:
+                names[path] = (f"{theirs}.{their_leaf}", AXES[leaves[path].ndim])
+    for path in sorted(leaves.keys() - names.keys()):
         raise UserError(
             f"{path} with shape {leaves[path].shape} has no name in the released"
             " layouts: expected the parts of NCSN or NCSNv2 as published"
@@ -138,52 +134,8 @@ def load(path: str, network: RefineNet, image_shape: ImageShape) -> Variables:
       UserError: no such file, not a safetensors file, or a leaf that is missing, that
         nothing claims, or that has another shape.
     """
-    path = str(Path(path).expanduser())
-    if not Path(path).is_file():
-        raise UserError(
-            f"no weights at {path}: convert a checkpoint of ermongroup/ncsn or ncsnv2"
-            " as the documentation of research/pretrained/ncsn.py says"
-        )
-    expected, leaves = expected_leaves(network, image_shape), {}
-    names = leaf_names(network, expected)
-    shapes = {path: leaf.shape for path, leaf in expected.items()}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            there = set(file.keys()) - {SIGMAS}
-            for name in sorted(there - names.keys()):
-                shape = tuple(file.get_slice(name).get_shape())
-                raise UserError(
-                    f"{path} holds {name} with shape {shape}, which no leaf of the"
-                    " network claims: expected the file of a network with these stages"
-                    " and norms"
-                )
-            for name, ours in names.items():
-                shape = _joined_shape([shapes[part] for part in ours])
-                becomes = ", ".join(
-                    f"{part} with shape {shapes[part]}" for part in ours
-                )
-                if name not in there:
-                    raise UserError(
-                        f"{path} lacks {name} with shape {shape}, which becomes"
-                        f" {becomes} here"
-                    )
-                leaf = file.get_tensor(name)
-                if leaf.shape != shape:
-                    raise UserError(
-                        f"{name} in {path} has shape {leaf.shape}, but {shape} is"
-                        f" expected, which becomes {becomes} here"
-                    )
-                leaf = leaf.astype(np.float32).transpose(AXES[leaf.ndim])
-                for part, array in zip(
-                    ours, np.split(leaf, len(ours), axis=-1), strict=True
-                ):
-                    leaves[part] = np.ascontiguousarray(array)
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a safetensors file ({error}): convert a .pth file as the"
-            " documentation of research/pretrained/ncsn.py says"
-        ) from None
-    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+    expected = expected_leaves(network, image_shape)
+    return read(path, leaf_names(network, expected), expected, SOURCE, SIGMAS)
 
 
 def save(
@@ -206,37 +158,12 @@ def save(
     Raises:
       UserError: a leaf that is missing, that nothing claims, or of another shape.
     """
-    leaves, there = _flat(variables), expected_leaves(network, image_shape)
-    expected = {name: leaf.shape for name, leaf in there.items()}
-    given = {name: leaf.shape for name, leaf in leaves.items()}
-    for name in sorted(expected.keys() | given.keys()):
-        if expected.get(name) != given.get(name):
-            raise UserError(
-                f"{name} cannot be written: its shape is {given.get(name)}, expected"
-                f" {expected.get(name)}"
-            )
-    weights = {} if sigmas is None else {SIGMAS: np.asarray(sigmas, np.float32)}
-    for name, ours in leaf_names(network, there).items():
-        leaf = np.concatenate([leaves[part] for part in ours], axis=-1)
-        leaf = leaf.transpose(np.argsort(AXES[leaf.ndim]))
-        weights[name] = np.ascontiguousarray(leaf)
-    save_file(weights, path)
+    expected = expected_leaves(network, image_shape)
+    others = {} if sigmas is None else {SIGMAS: np.asarray(sigmas, np.float32)}
+    write(path, leaf_names(network, expected), expected, variables, others)
 
 
 def expected_leaves(network: RefineNet, image_shape: ImageShape) -> Leaves:
     """The shape of every leaf of the network's variables, by path."""
     x, t = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-    return _flat(
-        jax.eval_shape(lambda: network.init(jax.random.key(0), x, t, train=False))
-    )
-
-
-def _flat(variables: Variables) -> dict[str, Any]:
-    """Leaves by path."""
-    return dict(flax.traverse_util.flatten_dict(dict(variables), sep="/"))
-
-
-def _joined_shape(ours: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """Of their array, which holds ours side by side."""
-    joined = (*ours[0][:-1], sum(shape[-1] for shape in ours))
-    return tuple(joined[axis] for axis in np.argsort(AXES[len(joined)]))
+    return leaf_shapes(network, x, t, train=False)

@@ -18,30 +18,28 @@ too. Their networks divide by the noise level themselves where `scale_by_sigma` 
 and know the noise levels; ours leave both to the task.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-import flax.traverse_util
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from research.errors import UserError
 from research.models.score_unet import ScoreUNet
+from research.pretrained.tables import (
+    ImageShape,
+    Leaves,
+    Names,
+    leaf_shapes,
+    read,
+    write,
+)
 from research.tasks.base import Variables
 
-ImageShape = tuple[int, int, int]
-"""Height, width, channels."""
-
-Leaves = Mapping[str, jax.ShapeDtypeStruct]
-"""Shapes by path, such as `params/conv_in/kernel`."""
-
-Names = dict[str, tuple[str, tuple[int, ...]]]
-"""`{our path: (their name, axes)}` with `ours = theirs.transpose(axes)`."""
+SOURCE = (
+    "convert a checkpoint of score_sde_pytorch as the documentation of "
+    "research/pretrained/score_sde.py says"
+)
 
 NORM = {"scale": ("weight", (0,)), "bias": ("bias", (0,))}
 DENSE = {"kernel": ("weight", (1, 0)), "bias": ("bias", (0,))}
@@ -107,42 +105,8 @@ def load(path: str, network: ScoreUNet, image_shape: ImageShape) -> Variables:
       UserError: no such file, not a safetensors file, or a leaf that is missing, that
         nothing claims, or that has another shape.
     """
-    path = str(Path(path).expanduser())
-    if not Path(path).is_file():
-        raise UserError(
-            f"no weights at {path}: convert a checkpoint of score_sde_pytorch as the "
-            "documentation of research/pretrained/score_sde.py says"
-        )
-    expected, leaves = expected_leaves(network, image_shape), {}
-    names = leaf_names(network, expected)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            there = set(file.keys()) - {SIGMAS}
-            for name in sorted(there - {theirs for theirs, _ in names.values()}):
-                shape = tuple(file.get_slice(name).get_shape())
-                raise UserError(
-                    f"{path} holds {name} with shape {shape}, which no leaf of this "
-                    "network claims: give the network that the file was made from"
-                )
-            for ours, (theirs, axes) in names.items():
-                if theirs not in there:
-                    raise UserError(
-                        f"{path} lacks {theirs}, which becomes {ours} with shape "
-                        f"{expected[ours].shape} here"
-                    )
-                leaf = file.get_tensor(theirs)
-                if _moved(leaf.shape, axes) != expected[ours].shape:
-                    raise UserError(
-                        f"{theirs} in {path} has shape {leaf.shape}, but {ours}, "
-                        f"its axes {axes}, has shape {expected[ours].shape}"
-                    )
-                leaves[ours] = np.ascontiguousarray(leaf.transpose(axes), np.float32)
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a safetensors file ({error}): convert a .pth file as the "
-            "documentation of research/pretrained/score_sde.py says"
-        ) from None
-    return flax.traverse_util.unflatten_dict(leaves, sep="/")
+    expected = expected_leaves(network, image_shape)
+    return read(path, leaf_names(network, expected), expected, SOURCE, SIGMAS)
 
 
 def save(
@@ -164,28 +128,15 @@ def save(
     Raises:
       UserError: a leaf that is missing, that nothing claims, or of another shape.
     """
-    leaves, there = _flat(variables), expected_leaves(network, image_shape)
-    expected = {name: leaf.shape for name, leaf in there.items()}
-    given = {name: leaf.shape for name, leaf in leaves.items()}
-    for name in sorted(expected.keys() | given.keys()):
-        if expected.get(name) != given.get(name):
-            raise UserError(
-                f"{name} cannot be written: its shape is {given.get(name)}, expected "
-                f"{expected.get(name)}"
-            )
-    theirs = {
-        theirs: np.ascontiguousarray(np.transpose(leaves[ours], np.argsort(axes)))
-        for ours, (theirs, axes) in leaf_names(network, there).items()
-    }
-    save_file(theirs | {SIGMAS: np.asarray(sigmas, np.float32)}, path)
+    expected = expected_leaves(network, image_shape)
+    others = {SIGMAS: np.asarray(sigmas, np.float32)}
+    write(path, leaf_names(network, expected), expected, variables, others)
 
 
 def expected_leaves(network: ScoreUNet, image_shape: ImageShape) -> Leaves:
     """The shape of every leaf of the network's variables, by path."""
     x, t = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-    return _flat(
-        jax.eval_shape(lambda: network.init(jax.random.key(0), x, t, train=False))
-    )
+    return leaf_shapes(network, x, t, train=False)
 
 
 def _modules(network: ScoreUNet, leaves: Leaves) -> Iterator[str]:
@@ -212,14 +163,3 @@ def _modules(network: ScoreUNet, leaves: Leaves) -> Iterator[str]:
         yield from (f"up_{level}_norm_out", f"up_{level}_conv_out")
         yield f"up_{level}_resample"
     yield from ("norm_out", "conv_out")
-
-
-def _flat(variables: Variables) -> dict[str, Any]:
-    """Leaves by path."""
-    return dict(flax.traverse_util.flatten_dict(dict(variables), sep="/"))
-
-
-def _moved(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...] | None:
-    if len(shape) != len(axes):
-        return None
-    return tuple(shape[axis] for axis in axes)

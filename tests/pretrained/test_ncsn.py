@@ -36,7 +36,11 @@ def leaves_of(network):
 
 
 def names_of(network):
-    return tables.leaf_names(network, leaves_of(network))
+    """Our paths by their name, in the order of the table."""
+    names = {}
+    for ours, (theirs, _) in tables.leaf_names(network, leaves_of(network)).items():
+        names.setdefault(theirs, []).append(ours)
+    return names
 
 
 def shapes_of(network):

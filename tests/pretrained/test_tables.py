@@ -1,0 +1,198 @@
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from research.errors import UserError
+from research.pretrained import tables
+
+NAMES = {
+    "params/conv/kernel": ("conv.weight", (2, 3, 1, 0)),
+    "params/norm/scale": ("norm.embed", (1, 0)),
+    "params/norm/bias": ("norm.embed", (1, 0)),
+    "batch_stats/norm/mean": ("norm.running_mean", (0,)),
+}
+EXPECTED = {
+    name: jax.ShapeDtypeStruct(shape, jnp.float32)
+    for name, shape in {
+        "params/conv/kernel": (1, 2, 3, 4),
+        "params/norm/scale": (2, 5),
+        "params/norm/bias": (2, 3),
+        "batch_stats/norm/mean": (4,),
+    }.items()
+}
+SHAPES = {"conv.weight": (4, 3, 1, 2), "norm.embed": (8, 2), "norm.running_mean": (4,)}
+THEIRS = {
+    name: np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    for name, shape in SHAPES.items()
+}
+
+
+def read(path, ignored=""):
+    return tables.read(str(path), NAMES, EXPECTED, "ask the author", ignored)
+
+
+def write(path, params, mean=None, others=None):
+    mean = np.zeros(4, np.float32) if mean is None else mean
+    variables = {"params": params, "batch_stats": {"norm": {"mean": mean}}}
+    tables.write(str(path), NAMES, EXPECTED, variables, others)
+
+
+def params(**changed):
+    """Parameters of the expected shapes, but for changed modules."""
+    return {
+        "conv": {"kernel": np.zeros((1, 2, 3, 4), np.float32)},
+        "norm": {"scale": np.zeros((2, 5)), "bias": np.zeros((2, 3))},
+    } | changed
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "weights.safetensors"
+
+
+def test_read_moves_axes_and_parts_what_lies_side_by_side(path):
+    save_file(THEIRS, path)
+    variables = read(path)
+    kernel, norm = variables["params"]["conv"]["kernel"], variables["params"]["norm"]
+    for out, inp, row, column in np.ndindex(4, 3, 1, 2):
+        theirs = THEIRS["conv.weight"][out, inp, row, column]
+        assert kernel[row, column, inp, out] == theirs
+    np.testing.assert_array_equal(norm["scale"].T, THEIRS["norm.embed"][:5])
+    np.testing.assert_array_equal(norm["bias"].T, THEIRS["norm.embed"][5:])
+    mean = variables["batch_stats"]["norm"]["mean"]
+    np.testing.assert_array_equal(mean, THEIRS["norm.running_mean"])
+    assert jax.tree.structure(variables).num_leaves == len(NAMES)
+
+
+def test_leaves_read_are_contiguous_float32(path):
+    save_file({name: leaf.astype(np.float64) for name, leaf in THEIRS.items()}, path)
+    for leaf in jax.tree.leaves(read(path)):
+        assert leaf.dtype == np.float32 and leaf.flags.c_contiguous
+
+
+def test_write_is_the_inverse_of_read(path):
+    save_file(THEIRS, path)
+    variables = read(path)
+    path.unlink()
+    write(path, variables["params"], variables["batch_stats"]["norm"]["mean"])
+    written = load_file(path)
+    assert written.keys() == THEIRS.keys()
+    for name, theirs in THEIRS.items():
+        np.testing.assert_array_equal(written[name], theirs)
+
+
+def test_write_takes_device_arrays(path):
+    kernel = jnp.arange(24.0).reshape(1, 2, 3, 4)
+    write(path, params(conv={"kernel": kernel}))
+    assert load_file(path)["conv.weight"][3, 2, 0, 1] == kernel[0, 1, 2, 3]
+
+
+def test_others_are_written_and_ignored_when_read(path):
+    count = np.array([7.0], np.float32)
+    write(path, params(), others={"norm.count": count})
+    np.testing.assert_array_equal(load_file(path)["norm.count"], count)
+    assert set(read(path, ignored="*.count")) == {"params", "batch_stats"}
+    # The pattern is for the whole name.
+    for ignored in ("", "count", "norm"):
+        with pytest.raises(UserError, match=r"holds norm.count with shape \(1,\)"):
+            read(path, ignored)
+
+
+def test_ignored_names_may_be_read(path):
+    save_file(THEIRS, path)
+    mean = read(path, ignored="norm.*")["batch_stats"]["norm"]["mean"]
+    np.testing.assert_array_equal(mean, THEIRS["norm.running_mean"])
+
+
+def test_read_names_a_missing_leaf(path):
+    kept = {name: leaf for name, leaf in THEIRS.items() if name != "norm.embed"}
+    save_file(kept, path)
+    match = (
+        rf"{re.escape(str(path))} lacks norm.embed with shape \(8, 2\).*"
+        r"params/norm/scale with shape \(2, 5\), params/norm/bias with shape \(2, 3\)"
+    )
+    with pytest.raises(UserError, match=match):
+        read(path)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 1), (24,), (1, 2, 3, 4)])
+def test_read_names_a_leaf_of_another_shape(path, shape):
+    save_file(THEIRS | {"conv.weight": THEIRS["conv.weight"].reshape(shape)}, path)
+    match = (
+        rf"conv.weight in {re.escape(str(path))} has shape {re.escape(str(shape))}, "
+        r"but \(4, 3, 1, 2\).*params/conv/kernel with shape \(1, 2, 3, 4\)"
+    )
+    with pytest.raises(UserError, match=match):
+        read(path)
+
+
+def test_no_file(path):
+    message = f"no weights at {path}: ask the author"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        read(path)
+    with pytest.raises(UserError, match="no weights at"):
+        read(path.parent)
+
+
+def test_files_that_are_not_whole_safetensors_files(path):
+    save_file(THEIRS, path)
+    whole = path.read_bytes()
+    pickle = b"\x80\x02}q\x00."
+    for content in (pickle, b"", whole[:4], whole[:40], whole[:-1]):
+        path.write_bytes(content)
+        match = f"{re.escape(str(path))} is not a safetensors file.*ask the author$"
+        with pytest.raises(UserError, match=match):
+            read(path)
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("~/weights.safetensors", params())
+    assert (tmp_path / "weights.safetensors").is_file()
+    assert "params" in read("~/weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"other": {"bias": np.zeros(3)}}, r"params/other/bias.*\(3,\), expected None"),
+        ({"conv": {}}, r"params/conv/kernel.*None, expected \(1, 2, 3, 4\)"),
+        (
+            {"conv": {"kernel": np.zeros((4, 3, 2, 1))}},
+            r"params/conv/kernel.*\(4, 3, 2, 1\), expected \(1, 2, 3, 4\)",
+        ),
+    ],
+)
+def test_write_names_a_leaf_that_does_not_fit(path, changed, match):
+    with pytest.raises(UserError, match=match):
+        write(path, params(**changed))
+    assert not path.exists()
+
+
+def test_write_asks_for_the_folder(path):
+    path = path.parent / "absent" / path.name
+    with pytest.raises(UserError, match=f"{re.escape(str(path))} cannot be written"):
+        write(path, params())
+
+
+def test_leaf_shapes_are_those_of_init():
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            x = nn.Dense(2, name="dense")(x)
+            return nn.BatchNorm(not train, name="norm")(x) if train else x
+
+    x = jnp.zeros((1, 3))
+    leaves = tables.leaf_shapes(Network(), x, train=False)
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    assert shapes == {"params/dense/kernel": (3, 2), "params/dense/bias": (2,)}
+    more = tables.leaf_shapes(Network(), x, train=True)
+    assert more.keys() - leaves.keys() == {
+        *("params/norm/scale", "params/norm/bias"),
+        *("batch_stats/norm/mean", "batch_stats/norm/var"),
+    }
