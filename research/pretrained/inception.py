@@ -148,7 +148,8 @@ def save(path: str, variables: Variables) -> None:
     """Writes variables in the public layout; the inverse of `load`.
 
     Raises:
-      UserError: a leaf that is missing, that nothing claims, or of another shape.
+      UserError: no such folder, or a leaf that is missing, that nothing claims, or of
+        another shape.
     """
     write(path, leaf_names(), expected_leaves(), variables)
 

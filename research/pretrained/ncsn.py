@@ -156,7 +156,8 @@ def save(
         dicts of NCSNv2 hold and those of NCSN do not.
 
     Raises:
-      UserError: a leaf that is missing, that nothing claims, or of another shape.
+      UserError: no such folder, or a leaf that is missing, that nothing claims, or of
+        another shape.
     """
     expected = expected_leaves(network, image_shape)
     others = {} if sigmas is None else {SIGMAS: np.asarray(sigmas, np.float32)}

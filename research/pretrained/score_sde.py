@@ -126,7 +126,8 @@ def save(
       sigmas: the noise levels, from the largest, which their networks hold.
 
     Raises:
-      UserError: a leaf that is missing, that nothing claims, or of another shape.
+      UserError: no such folder, or a leaf that is missing, that nothing claims, or of
+        another shape.
     """
     expected = expected_leaves(network, image_shape)
     others = {SIGMAS: np.asarray(sigmas, np.float32)}
