@@ -34,6 +34,7 @@ class BigGANBlock(nn.Module):
       skip_scale: of the sum. 1/sqrt(2) keeps the variance ("skip rescale", App. H).
       skip: the projection of the input where a channel count or the resolution changes,
         built with `channels`, `dtype` and `name`.
+      norm: before either convolution, built with `dtype` and `name`.
       dtype: of the computation; parameters and norms are float32.
     """
 
@@ -42,6 +43,7 @@ class BigGANBlock(nn.Module):
     dropout_rate: float = 0.1
     skip_scale: float = math.sqrt(0.5)
     skip: Callable[..., nn.Module] = pointwise_conv
+    norm: Callable[..., nn.Module] = GroupNorm
     dtype: str = "float32"
 
     @nn.compact
@@ -60,7 +62,7 @@ class BigGANBlock(nn.Module):
                 name=name,
             )(x)
 
-        h = nn.swish(GroupNorm(dtype=self.dtype, name="norm1")(x))
+        h = nn.swish(self.norm(dtype=self.dtype, name="norm1")(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = conv(h, "conv1")
@@ -72,7 +74,7 @@ class BigGANBlock(nn.Module):
         )(nn.swish(time))
         h = h + shift[:, None, None]
 
-        h = nn.swish(GroupNorm(dtype=self.dtype, name="norm2")(h))
+        h = nn.swish(self.norm(dtype=self.dtype, name="norm2")(h))
         h = Dropout(self.dropout_rate)(h, train)
         h = conv(h, "conv2", init_scale=0.0)
 
@@ -85,6 +87,7 @@ def ddpm_block(
     channels: int,
     resample: Callable[..., nn.Module] | None = None,
     dropout_rate: float = 0.1,
+    norm: Callable[..., nn.Module] = GroupNorm,
     dtype: str = "float32",
     name: str | None = None,
 ) -> nn.Module:
@@ -96,7 +99,7 @@ def ddpm_block(
     Args:
       channels: of the output.
       resample: built with `channels`, `dtype` and `name`, called like a block.
-      dropout_rate, dtype: as of `BigGANBlock`.
+      dropout_rate, norm, dtype: as of `BigGANBlock`.
       name: of the module, and so of its parameters.
     """
     if resample is not None:
@@ -107,6 +110,7 @@ def ddpm_block(
         skip_scale=1.0,
         # A tenth of the variance: Song et al. 2021, arXiv:2011.13456, official code.
         skip=partial(nn.Dense, kernel_init=uniform_fan_avg(0.1)),
+        norm=norm,
         dtype=dtype,
         name=name,
     )

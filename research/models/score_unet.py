@@ -55,10 +55,13 @@ class ScoreUNet(nn.Module):
       num_res_blocks: blocks of a level going down; going up there is one more.
       attention_resolutions: the heights that get attention, after each block going
         down, and once after a level's blocks going up.
+      attend_every_up_block: going up too, attention follows each block of such a level,
+        as in DDPM's own code (Ho et al. 2020, arXiv:2006.11239).
       block: built with `channels`, `dtype`, `name` and, between levels, `resample`;
         called with x, the time vector and `train`.
       attention: built with `dtype` and `name`, called with x.
       downsample, upsample: what a block between levels is given as `resample`.
+      norm: before the last convolution, built with `dtype` and `name`.
       time_embedding: built with `channels` and `name`, called with the times.
       input_pyramid: built with the channels of a level, `dtype` and `name` between
         levels going down, called with the last level's pyramid, first the input itself,
@@ -73,10 +76,12 @@ class ScoreUNet(nn.Module):
     channel_mults: tuple[int, ...] = (1, 2, 2, 2)
     num_res_blocks: int = 4
     attention_resolutions: tuple[int, ...] = (16,)
+    attend_every_up_block: bool = False
     block: Callable[..., nn.Module] = BigGANBlock
     attention: Callable[..., nn.Module] = PixelAttention
     downsample: Callable[..., Any] = mean_pool
     upsample: Callable[..., Any] = nearest_upsample
+    norm: Callable[..., nn.Module] = GroupNorm
     time_embedding: Callable[..., nn.Module] = SinusoidalEmbedding
     input_pyramid: Callable[..., nn.Module] | None = None
     output_skip: Resample | None = None
@@ -135,7 +140,7 @@ class ScoreUNet(nn.Module):
             return self.attention(dtype=self.dtype, name=name)(x)
 
         def to_image(h: Array, prefix: str = "") -> Array:
-            h = nn.swish(GroupNorm(dtype=self.dtype, name=f"{prefix}norm_out")(h))
+            h = nn.swish(self.norm(dtype=self.dtype, name=f"{prefix}norm_out")(h))
             h = conv(h, x.shape[-1], f"{prefix}conv_out", init_scale=0.0)
             return h.astype(jnp.float32)
 
@@ -170,10 +175,13 @@ class ScoreUNet(nn.Module):
 
         image = None
         for level in reversed(range(num_levels)):
+            attended = h.shape[1] in self.attention_resolutions
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, kept.pop()], axis=-1)
                 h = block(h, level, f"up_{level}_block_{i}")
-            if h.shape[1] in self.attention_resolutions:
+                if attended and self.attend_every_up_block:
+                    h = attention(h, f"up_{level}_attention_{i}")
+            if attended and not self.attend_every_up_block:
                 h = attention(h, f"up_{level}_attention")
             if self.output_skip is not None:
                 finer = to_image(h, f"up_{level}_")

@@ -1,0 +1,137 @@
+"""DDPM against diffusers' `UNet2DModel`, live, folders going both ways, in float32."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
+from safetensors.numpy import load_file, save_file
+
+from research.pretrained import unet2d
+from tests.layers import slow
+
+TOLERANCE = 1e-4  # of the largest element of the output
+STEPS = np.array([0.0, 371.0, 999.0], np.float32)
+
+DDPM = dict(
+    flip_sin_to_cos=False,
+    freq_shift=1,
+    downsample_padding=0,
+    attention_head_dim=None,
+    norm_eps=1e-6,
+    norm_num_groups=4,
+)
+
+
+def levels(*attended: bool) -> dict:
+    """Their block types, the finest level first."""
+    return dict(
+        down_block_types=[("DownBlock2D", "AttnDownBlock2D")[a] for a in attended],
+        up_block_types=[("UpBlock2D", "AttnUpBlock2D")[a] for a in reversed(attended)],
+    )
+
+
+CONFIGS = {
+    "odd-blocks": dict(
+        sample_size=[16, 8],
+        layers_per_block=3,
+        block_out_channels=[8, 16],
+        **levels(False, True),
+    ),
+    "heads": dict(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=[8, 8, 24],
+        attention_head_dim=4,
+        norm_num_groups=2,
+        norm_eps=1e-2,
+        center_input_sample=True,
+        in_channels=1,
+        out_channels=1,
+        **levels(True, False, True),
+    ),
+    "one-level": dict(
+        sample_size=[5, 7],
+        layers_per_block=1,
+        block_out_channels=[16],
+        norm_num_groups=8,
+        norm_eps=1e-5,
+        dropout=0.3,
+        **levels(False),
+    ),
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_there_and_back(config, tmp_path):
+    theirs = randomized(UNet2DModel(**DDPM | config)).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    network, variables = unet2d.load(str(tmp_path / "theirs"))
+
+    size = theirs.config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    x = np.random.default_rng(0).random(
+        (3, height, width, theirs.config["in_channels"]), np.float32
+    )
+    expected = outputs(theirs, x)
+    apply = slow.jit(lambda v, x, t: network.apply(v, x, t, train=False))
+    ours = apply(variables, jnp.asarray(x), jnp.asarray(STEPS / 999))
+    scale = np.abs(expected).max()
+    assert scale > 0.1
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=TOLERANCE * scale)
+
+    unet2d.save(str(tmp_path / "ours"), network, variables, (height, width))
+    again = UNet2DModel.from_pretrained(tmp_path / "ours").eval()
+    np.testing.assert_array_equal(outputs(again, x), expected)
+    for key in (key for key in unet2d.KEYS if not key.startswith("_")):
+        assert plain(again.config[key]) == plain(theirs.config[key]), key
+    files = [tmp_path / name / unet2d.WEIGHTS for name in ("theirs", "ours")]
+    before, after = map(load_file, files)
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_older_names_of_attention(tmp_path):
+    """Their library reads these too, to the same weights."""
+    config = CONFIGS["heads"]
+    theirs = randomized(UNet2DModel(**DDPM | config))
+    theirs.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / unet2d.WEIGHTS)
+    older = {}
+    for name, weight in weights.items():
+        for before, now in unet2d.OLDER.items():
+            name = name.replace(f".{now}.", f".{before}.")
+        older[name] = weight
+    assert older.keys() != weights.keys()
+    _, variables = unet2d.load(str(tmp_path))
+    save_file(older, tmp_path / unet2d.WEIGHTS, metadata={"format": "pt"})
+    _, again = unet2d.load(str(tmp_path))
+    for module in ("mid_attention", "down_0_attention_0"):
+        for name, part in variables["params"][module].items():
+            for leaf in part:
+                assert np.array_equal(part[leaf], again["params"][module][name][leaf])
+    reference = UNet2DModel.from_pretrained(tmp_path)
+    for name, weight in reference.state_dict().items():
+        assert np.array_equal(weight.numpy(), weights[name])
+
+
+def randomized(module: torch.nn.Module) -> torch.nn.Module:
+    """Every leaf matters, and activations stay of order one."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            std = parameter[0].numel() ** -0.5
+            torch.nn.init.normal_(parameter, 0, std, generator=generator)
+        else:
+            torch.nn.init.uniform_(parameter, 0.2, 1.2, generator=generator)
+    return module
+
+
+def outputs(unet: torch.nn.Module, x: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        x_torch = torch.from_numpy(x).permute(0, 3, 1, 2)
+        return unet(x_torch, torch.from_numpy(STEPS)).sample.permute(0, 2, 3, 1).numpy()
+
+
+def plain(value):
+    return list(value) if isinstance(value, tuple) else value
