@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -89,7 +89,7 @@ def prove(
     return judge(experiment, values)
 
 
-def _python(arguments: list[str], **options: int) -> subprocess.CompletedProcess[str]:
+def _python(arguments: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", *arguments], text=True, **options)
 
 

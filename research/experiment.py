@@ -23,7 +23,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Generic, Literal, TypeVar, Union
 
 import flax.linen as nn
 
@@ -79,8 +79,11 @@ class Required:
         return " and ".join(bounds)
 
 
+TaskT = TypeVar("TaskT", bound=Task)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Generic[TaskT]):
     """Everything that decides what a run computes, then how it is operated.
 
     Attributes:
@@ -105,7 +108,7 @@ class Experiment:
       name: the file's own, if it gives none.
     """
 
-    task: Task
+    task: TaskT
     data: Data
     optimizer: Optimizer
     num_steps: int

@@ -113,4 +113,4 @@ class VectorScore:
         self, variables: Variables, x: Float[Array, "batch dim"]
     ) -> Float[Array, "batch dim"]:
         """The learnt score."""
-        return self.network.apply(variables, x)
+        return jnp.asarray(self.network.apply(variables, x))
