@@ -11,26 +11,17 @@ Parameters: 35,218,947.
 
 from dataclasses import replace
 
-from experiments.score_sde import vp_ddpm_cifar10
+from experiments.score_sde import vp_ddpm_continuous_cifar10
 from research.diffusion.processes import SubVP
-from research.diffusion.samplers import PredictorCorrector, euler_maruyama
 from research.experiment import Experiment, Published
-from research.tasks.score_matching import uniform
 
 
 def experiment(num_steps: int = 1_300_000, batch_size: int = 128) -> Experiment:
     """The published setting."""
-    base = vp_ddpm_cifar10.experiment(num_steps, batch_size)
+    base = vp_ddpm_continuous_cifar10.experiment(num_steps, batch_size)
     return replace(
         base,
-        task=replace(
-            base.task,
-            process=SubVP(beta_min=0.1, beta_max=20.0),
-            times=uniform,
-            sampler=PredictorCorrector(
-                predictor=euler_maruyama, num_steps=1000, min_time=1e-3
-            ),
-        ),
+        task=replace(base.task, process=SubVP(beta_min=0.1, beta_max=20.0)),
         published=(
             Published("fid", 3.56, "Table 2, ODE"),
             Published("bits_per_dim", 3.05, "Table 2, uniform dequantization"),

@@ -289,6 +289,10 @@ class AnnealedLangevin:
     low: float = 0.0
     high: float = 1.0
 
+    def __post_init__(self):
+        if self.num_levels < 2:
+            raise UserError(f"num_levels={self.num_levels}: expected at least 2")
+
     def __call__(
         self,
         rng: Key[Array, ""],

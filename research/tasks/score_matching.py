@@ -60,6 +60,10 @@ class UniformLevels:
 
     num_levels: int = 1000
 
+    def __post_init__(self):
+        if self.num_levels < 2:
+            raise UserError(f"num_levels={self.num_levels}: expected at least 2")
+
     def __call__(
         self, rng: Key[Array, ""], num: int, min_time: float
     ) -> Float[Array, "num"]:

@@ -114,6 +114,8 @@ def test_annealed_langevin_returns_the_data():
 def test_annealed_langevin_takes_ncsn_steps():
     """One step a level from a uniform start: x + a score + sqrt(2 a) z."""
     sampler = AnnealedLangevin(2, 1, step_size=1e-3, denoise=False)
+    with pytest.raises(UserError, match="num_levels=1: expected at least 2"):
+        AnnealedLangevin(num_levels=1)
     flat = lambda x, t: jnp.full_like(x, 3.0)  # noqa: E731
     x, _ = sampler(jax.random.key(0), flat, VE(0.1, 1.0), (200, 1000))
     steps = 1e-3 * np.array([100, 1])  # (sigma_i / sigma_min)^2

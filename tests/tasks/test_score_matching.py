@@ -212,6 +212,8 @@ def test_times():
     values, counts = np.unique(levels, return_counts=True)
     np.testing.assert_allclose(values, np.arange(5) / 4)
     assert counts.min() > 900
+    with pytest.raises(UserError, match="num_levels=1: expected at least 2"):
+        UniformLevels(1)
     times = uniform(rng, 5000, 0.25)
     assert 0.25 <= times.min() < 0.26 and 0.99 < times.max() <= 1
 
