@@ -7,7 +7,7 @@ them to the data range on the device.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -41,19 +41,27 @@ class RandomFlip:
 class Resize:
     """Scale `image`, keeping its proportions, until its shorter side has `size` pixels.
 
-    Bicubic; Pillow widens the filter when it shrinks, so that nothing aliases.
+    Pillow widens the filter when it shrinks, so that nothing aliases, and rounds to
+    whole levels. The longer side's remainder of a pixel is dropped, as in torchvision.
+
+    Attributes:
+      size: of the shorter side.
+      interpolation: between pixels.
     """
 
     size: int
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         """The scaled image, with as many channels."""
         height, width, channels = example["image"].shape
-        scale = self.size / min(height, width)
-        height, width = round(height * scale), round(width * scale)
+        shorter = min(height, width)
+        height, width = self.size * height // shorter, self.size * width // shorter
         # Pillow knows a single channel only without its axis.
         pixels = example["image"][..., 0] if channels == 1 else example["image"]
-        image = Image.fromarray(pixels).resize((width, height), Resampling.BICUBIC)
+        image = Image.fromarray(pixels).resize(
+            (width, height), Resampling[self.interpolation.upper()]
+        )
         return {**example, "image": np.asarray(image).reshape(height, width, channels)}
 
 

@@ -43,6 +43,23 @@ def test_resize_keeps_proportions_and_channels(height, width, expected, channels
     )
 
 
+def test_resize_drops_the_remainder_of_a_pixel():
+    # torchvision's Resize: int(96 * 341 / 256) = int(127.9)
+    assert apply(Resize(96), image(256, 341)).shape == (96, 127, 3)
+    assert apply(Resize(96), image(341, 256)).shape == (127, 96, 3)
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "extremes"), [("bilinear", (0, 200)), ("bicubic", (0, 214))]
+)
+def test_resize_interpolates_as_asked(interpolation, extremes):
+    # Enlarging a step: bilinear weights stay within the levels, bicubic ones overshoot.
+    pixels = np.zeros((4, 4, 1), np.uint8)
+    pixels[:, 2:] = 200
+    scaled = apply(Resize(16, interpolation), pixels)
+    assert (scaled.min(), scaled.max()) == extremes
+
+
 def test_resize_keeps_left_and_right():
     pixels = np.zeros((20, 40, 1), np.uint8)
     pixels[:, 20:] = 200
