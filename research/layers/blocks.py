@@ -123,10 +123,13 @@ class StridedConv(nn.Module):
 
     Attributes:
       channels: of the output.
+      padding: zeros before and after the pixels of both axes. (0, 1) is "SAME" padding,
+        DDPM's; (1, 1) is symmetric.
       dtype: of the computation; parameters are float32.
     """
 
     channels: int
+    padding: tuple[int, int] = (0, 1)
     dtype: str = "float32"
 
     @nn.compact
@@ -136,12 +139,11 @@ class StridedConv(nn.Module):
         time: Float[Array, "batch time_dim"],
         train: bool,
     ) -> Float[Array, "batch half_height half_width channels"]:
-        # Zeros below and to the right only, as "SAME" padding is there.
         return nn.Conv(
             self.channels,
             (3, 3),
             strides=2,
-            padding=((0, 1), (0, 1)),
+            padding=(self.padding, self.padding),
             dtype=self.dtype,
             kernel_init=uniform_fan_avg(),
             name="conv",

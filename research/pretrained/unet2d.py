@@ -1,45 +1,58 @@
-"""The U-Net of DDPM as diffusers keeps it, `UNet2DModel`, both ways.
+"""The U-Nets of DDPM and NCSN++ as diffusers keeps them, `UNet2DModel`, both ways.
 
-A folder holds `config.json` and `diffusion_pytorch_model.safetensors`. Those of Ho et
-al. 2020, arXiv:2006.11239, are public as google/ddpm-*; a folder with a pickle in place
-of the safetensors file, which is never opened here, is turned by its own library:
+A folder holds `config.json` and `diffusion_pytorch_model.safetensors`, or the parts of
+that file and their index. Those of Ho et al. 2020, arXiv:2006.11239, are public as
+google/ddpm-*, NCSN++ for 256 pixels and more of Song et al. 2021, arXiv:2011.13456, as
+google/ncsnpp-*; a folder with a pickle in place of the safetensors file, which is never
+opened here, is turned by its own library:
 
     UNet2DModel.from_pretrained(folder).save_pretrained(folder)
 
-Their network takes the steps of a chain of 1000, ours times in [0, 1]: step n is
-n / 999. They place attention by level and we by height, so a folder is read and written
-for images of one size.
+Their DDPM takes the steps of a chain of 1000, ours times in [0, 1]: step n is n / 999.
+Their NCSN++ takes the noise level, ours its logarithm; theirs divides its output by the
+level, ours leaves that to the task (`ScaledScore`). They place attention by level and
+we by height, so a folder is read and written for images of one size.
 """
 
 import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.traverse_util
-import jax
 import jax.numpy as jnp
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from research.errors import UserError
 from research.layers.attention import PixelAttention
-from research.layers.blocks import BigGANBlock, NearestConv, StridedConv, ddpm_block
-from research.layers.embeddings import SinusoidalEmbedding
+from research.layers.blocks import (
+    BigGANBlock,
+    InputSkip,
+    NearestConv,
+    StridedConv,
+    ddpm_block,
+)
+from research.layers.conv import fir_downsample, fir_upsample
+from research.layers.embeddings import FourierEmbedding, SinusoidalEmbedding
 from research.layers.norms import GroupNorm
 from research.models.score_unet import ScoreUNet
+from research.pretrained.tables import (
+    ImageShape,
+    Leaves,
+    Names,
+    leaf_shapes,
+    read,
+    require_leaves,
+    write,
+)
 from research.tasks.base import Variables
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+SOURCE = "give a folder that diffusers.UNet2DModel.save_pretrained wrote"
 
 Config = dict[str, Any]
 """What `config.json` holds."""
-
-Leaves = Mapping[str, jax.ShapeDtypeStruct]
-"""Shapes by path, such as `params/conv_in/kernel`."""
 
 
 class Key(NamedTuple):
@@ -48,15 +61,6 @@ class Key(NamedTuple):
     default: Any
     accepts: Callable[[Any], bool]
     supported: str
-
-
-class Leaf(NamedTuple):
-    """A leaf of theirs: its name, the axes of ours, and the array to ours and back."""
-
-    name: str
-    ndim: int
-    ours: Callable[[np.ndarray], np.ndarray]
-    theirs: Callable[[np.ndarray], np.ndarray]
 
 
 def _only(*values: Any, default: Any = None) -> Key:
@@ -76,7 +80,14 @@ def _list_of(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
     )
 
 
-DOWN, UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
+ATTENDED = "Attn{}".format
+"""The name of a block with attention."""
+# Down and up: DDPM's blocks, and those of NCSN++ with the image beside the features.
+PLAIN, SKIP = ("DownBlock2D", "UpBlock2D"), ("SkipDownBlock2D", "SkipUpBlock2D")
+DOWN, UP = (
+    [name for kind in (PLAIN, SKIP) for name in (kind[way], ATTENDED(kind[way]))]
+    for way in (0, 1)
+)
 
 # The defaults are those of diffusers 0.42.
 KEYS = {
@@ -91,29 +102,31 @@ KEYS = {
     "in_channels": Key(3, _count, "a number of channels"),
     "out_channels": Key(3, _count, "a number of channels"),
     "center_input_sample": _only(False, True),
-    "time_embedding_type": _only("positional"),
+    "time_embedding_type": _only("positional", "fourier"),
     "time_embedding_dim": Key(
         None, lambda dim: dim is None or _count(dim), "null or a width"
     ),
-    "freq_shift": _only(1, default=0),
-    "flip_sin_to_cos": _only(False, default=True),
+    "freq_shift": _only(0, 1),
+    "flip_sin_to_cos": _only(True, False),
     "down_block_types": Key(
         [DOWN[0], DOWN[1], DOWN[1], DOWN[1]],
         _list_of(lambda block: block in DOWN),
-        f"a list of {DOWN[0]} and {DOWN[1]}",
+        f"a list of {', '.join(DOWN)}",
     ),
     "mid_block_type": _only("UNetMidBlock2D"),
     "up_block_types": Key(
         [UP[1], UP[1], UP[1], UP[0]],
         _list_of(lambda block: block in UP),
-        f"a list of {UP[0]} and {UP[1]}",
+        f"a list of {', '.join(UP)}",
     ),
     "block_out_channels": Key(
         [224, 448, 672, 896], _list_of(_count), "a list of numbers of channels"
     ),
     "layers_per_block": Key(2, _count, "a number of blocks"),
-    "mid_block_scale_factor": _only(1),
-    "downsample_padding": _only(0, default=1),
+    "mid_block_scale_factor": Key(
+        1, lambda scale: type(scale) in (int, float), "a number"
+    ),
+    "downsample_padding": _only(1, 0),
     "downsample_type": _only("conv"),
     "upsample_type": _only("conv"),
     "dropout": Key(
@@ -125,7 +138,11 @@ KEYS = {
     "attention_head_dim": Key(
         8, lambda dim: dim is None or _count(dim), "null, for one head, or a width"
     ),
-    "norm_num_groups": Key(32, _count, "a number of groups"),
+    "norm_num_groups": Key(
+        32,
+        lambda groups: groups is None or _count(groups),
+        "null or a number of groups",
+    ),
     "attn_norm_num_groups": Key(
         None, lambda groups: groups is None or _count(groups), "null or norm_num_groups"
     ),
@@ -139,27 +156,9 @@ KEYS = {
     "num_train_timesteps": _only(None),
 }
 
-_same = np.asarray
-BIAS = {"bias": Leaf("bias", 1, _same, _same)}
-NORM = BIAS | {"scale": Leaf("weight", 1, _same, _same)}
-DENSE = BIAS | {"kernel": Leaf("weight", 2, np.transpose, np.transpose)}
-CONV = BIAS | {
-    "kernel": Leaf(
-        "weight",
-        4,
-        lambda theirs: theirs.transpose(2, 3, 1, 0),
-        lambda ours: ours.transpose(3, 2, 0, 1),
-    )
-}
-# Their 1x1 convolution is a dense layer here.
-POINT = BIAS | {
-    "kernel": Leaf(
-        "weight",
-        2,
-        lambda theirs: theirs[:, :, 0, 0].T,
-        lambda ours: ours.T[:, :, None, None],
-    )
-}
+NORM = {"scale": ("weight", (0,)), "bias": ("bias", (0,))}
+DENSE = {"kernel": ("weight", (1, 0)), "bias": ("bias", (0,))}
+CONV = {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", (0,))}
 
 BLOCK = {
     "norm1": ("norm1", NORM),
@@ -167,7 +166,7 @@ BLOCK = {
     "time": ("time_emb_proj", DENSE),
     "norm2": ("norm2", NORM),
     "conv2": ("conv2", CONV),
-    "skip": ("conv_shortcut", POINT),
+    "skip": ("conv_shortcut", CONV),
 }
 ATTENTION = {
     "norm": ("group_norm", NORM),
@@ -183,6 +182,8 @@ OLDER = {
     "value": "to_v",
     "proj_attn": "to_out.0",
 }
+# And these hold the frequencies twice (their convert_ncsnpp_original_checkpoint).
+TWICE = "time_proj.W"
 
 
 def load(folder: str) -> tuple[ScoreUNet, Variables]:
@@ -193,62 +194,12 @@ def load(folder: str) -> tuple[ScoreUNet, Variables]:
         config that is not supported; or a leaf that is missing, that nothing claims, or
         that has another shape.
     """
-    config_path, path = (Path(folder).expanduser() / name for name in (CONFIG, WEIGHTS))
-    for file in (config_path, path):
-        if not file.is_file():
-            raise UserError(
-                f"no {file.name} in {folder}: give a folder that "
-                "diffusers.UNet2DModel.save_pretrained wrote"
-            )
-    try:
-        config = json.loads(config_path.read_bytes())
-    except ValueError as error:
-        raise UserError(
-            f"{config_path} is not JSON ({error}): copy the folder again"
-        ) from None
-    if not isinstance(config, dict):
-        raise UserError(f"{config_path} holds no keys: expected a diffusers config")
+    config = read_config(Path(folder).expanduser() / CONFIG, SOURCE)
     network = network_of(config)
-    expected = expected_leaves(network, _image_shape(config))
+    expected = expected_leaves(network, image_shape_of(config))
+    path = str(Path(folder) / WEIGHTS)
     names = leaf_names(network, expected)
-    variables = {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            keys = set(file.keys())
-            there = {today(name): name for name in keys}
-            claimed = {there.get(leaf.name) for leaf in names.values()}
-            for name in sorted(keys - claimed):
-                shape = tuple(file.get_slice(name).get_shape())
-                raise UserError(
-                    f"{path} holds {name} with shape {shape}, which no leaf of the "
-                    f"network that {CONFIG} describes claims"
-                )
-            for ours, leaf in names.items():
-                shape, their_shape = expected[ours].shape, _shape(leaf, expected[ours])
-                if leaf.name not in there:
-                    raise UserError(
-                        f"{path} lacks {leaf.name} with shape {their_shape}, which "
-                        f"becomes {ours} with shape {shape} here"
-                    )
-                entry = file.get_slice(there[leaf.name])
-                if tuple(entry.get_shape()) != their_shape:
-                    raise UserError(
-                        f"{there[leaf.name]} in {path} has shape "
-                        f"{tuple(entry.get_shape())}, but {ours} with shape {shape} "
-                        f"is made from {their_shape}"
-                    )
-                if entry.get_dtype() not in ("F16", "F32", "F64"):
-                    raise UserError(
-                        f"{there[leaf.name]} in {path} is {entry.get_dtype()}: "
-                        "expected F16, F32 or F64"
-                    )
-                array = leaf.ours(file.get_tensor(there[leaf.name]))
-                variables[ours] = np.ascontiguousarray(array, np.float32)
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a whole safetensors file ({error}): copy it again"
-        ) from None
-    return network, flax.traverse_util.unflatten_dict(variables, sep="/")
+    return network, read(path, names, expected, SOURCE, TWICE, today)
 
 
 def save(
@@ -258,7 +209,7 @@ def save(
 
     Args:
       folder: made where there is none; files of the same names are replaced.
-      network: DDPM's, as `network_of` builds it.
+      network: as `network_of` builds it.
       variables: its leaves.
       image_size: height and width of the images it is for.
 
@@ -266,28 +217,41 @@ def save(
       UserError: a setting of the network that theirs does not have, or a leaf that is
         missing, that nothing claims, or of another shape.
     """
-    leaves = _flat(variables)
-    first = leaves.get("params/conv_in/kernel")
-    image_channels = first.shape[2] if first is not None and first.ndim == 4 else 3
-    config = config_of(network, (*image_size, image_channels))
-    there = expected_leaves(network, (*image_size, image_channels))
-    expected = {name: leaf.shape for name, leaf in there.items()}
-    given = {name: leaf.shape for name, leaf in leaves.items()}
-    for name in sorted(expected.keys() | given.keys()):
-        if expected.get(name) != given.get(name):
-            raise UserError(
-                f"{name} cannot be written: its shape is {given.get(name)}, expected "
-                f"{expected.get(name)}"
-            )
-    theirs = {
-        leaf.name: np.ascontiguousarray(leaf.theirs(np.asarray(leaves[ours])), "f4")
-        for ours, leaf in leaf_names(network, there).items()
-    }
+    kernel = variables.get("params", {}).get("conv_in", {}).get("kernel")
+    image_channels = kernel.shape[2] if getattr(kernel, "ndim", 0) == 4 else 3
+    image_shape = (*image_size, image_channels)
+    config = config_of(network, image_shape)
+    expected = expected_leaves(network, image_shape)
+    require_leaves(expected, variables)
     path = Path(folder).expanduser()
     path.mkdir(parents=True, exist_ok=True)
-    # Their loader asks which library wrote the file.
-    save_file(theirs, path / WEIGHTS, metadata={"format": "pt"})
-    (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    names = leaf_names(network, expected)
+    write(str(path / WEIGHTS), names, expected, variables)
+    write_config(path / CONFIG, config)
+
+
+def read_config(path: Path, source: str) -> Config:
+    """The keys of a file of theirs.
+
+    Raises:
+      UserError: no such file, which `source` tells how to come by, or no JSON of keys.
+    """
+    if not path.is_file():
+        raise UserError(f"no {path.name} in {path.parent}: {source}")
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not JSON ({error}): copy the folder again"
+        ) from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} holds no keys: expected a diffusers config")
+    return config
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Writes a file that `read_config` reads."""
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def network_of(config: Config) -> ScoreUNet:
@@ -297,126 +261,190 @@ def network_of(config: Config) -> ScoreUNet:
       UserError: a key or a value that is not supported, by its name.
     """
     config = _checked(config)
-    channels = config["block_out_channels"][0]
-    norm = partial(
-        GroupNorm,
-        max_groups=config["norm_num_groups"],
-        min_group_size=1,
-        epsilon=config["norm_eps"],
-    )
-    height = _image_shape(config)[0]
-    return ScoreUNet(
-        channels=channels,
-        channel_mults=tuple(c // channels for c in config["block_out_channels"]),
+    widths = config["block_out_channels"]
+    height = image_shape_of(config)[0]
+    dropout, head_dim = config["dropout"], config["attention_head_dim"]
+    fourier = config["time_embedding_type"] == "fourier"
+    norm = partial(GroupNorm, epsilon=config["norm_eps"])
+    if _is_ncsnpp(config):
+        layout = ScoreUNet(
+            block=partial(BigGANBlock, dropout_rate=dropout, norm=norm),
+            attention=partial(PixelAttention, head_dim=head_dim, norm=norm),
+            downsample=fir_downsample,
+            upsample=fir_upsample,
+            norm=norm,
+            input_pyramid=InputSkip,
+            output_skip=fir_upsample,
+        )
+    else:
+        groups = config["norm_num_groups"]
+        norm = partial(norm, max_groups=groups, min_group_size=1)
+        layout = ScoreUNet(
+            attend_every_up_block=True,
+            block=partial(ddpm_block, dropout_rate=dropout, norm=norm),
+            attention=partial(
+                PixelAttention, head_dim=head_dim, skip_scale=1.0, norm=norm
+            ),
+            downsample=StridedConv
+            if config["downsample_padding"] == 0
+            else partial(StridedConv, padding=(1, 1)),
+            upsample=NearestConv,
+            norm=norm,
+        )
+    return layout.clone(
+        channels=widths[0],
+        channel_mults=tuple(width // widths[0] for width in widths),
         num_res_blocks=config["layers_per_block"],
         attention_resolutions=tuple(
             height // 2**level
             for level, block in enumerate(config["down_block_types"])
-            if block == DOWN[1]
+            if block in map(ATTENDED, (PLAIN[0], SKIP[0]))
         ),
-        attend_every_up_block=True,
-        block=partial(ddpm_block, dropout_rate=config["dropout"], norm=norm),
-        attention=partial(
-            PixelAttention,
-            head_dim=config["attention_head_dim"],
-            skip_scale=1.0,
-            norm=norm,
+        time_embedding=FourierEmbedding
+        if fourier
+        else partial(
+            SinusoidalEmbedding,
+            endpoint=config["freq_shift"] == 1,
+            cosines_first=config["flip_sin_to_cos"],
         ),
-        downsample=StridedConv,
-        upsample=NearestConv,
-        norm=norm,
         data_range=(0.0, 1.0) if config["center_input_sample"] else (-1.0, 1.0),
     )
 
 
-def config_of(network: ScoreUNet, image_shape: tuple[int, int, int]) -> Config:
+def config_of(network: ScoreUNet, image_shape: ImageShape) -> Config:
     """The config of a network for images of (height, width, channels).
 
     Raises:
       UserError: a setting of the network that theirs does not have, by its name.
     """
-    block, attention = network.block(network.channels), network.attention()
-    embedding = network.time_embedding(network.channels)
-    widths = [network.channels * mult for mult in network.channel_mults]
     height, width, image_channels = image_shape
+    widths = [network.channels * mult for mult in network.channel_mults]
     attended = [
         height // 2**level in network.attention_resolutions
         for level in range(len(widths))
     ]
 
-    def absent(name: str, supported: str) -> UserError:
-        return UserError(
-            f"{name} = {getattr(network, name)} of the network has no counterpart in "
-            f"diffusers' DDPM: expected {supported}"
-        )
+    def require(holds: bool, name: str, supported: str) -> None:
+        if not holds:
+            raise UserError(
+                f"{name} = {getattr(network, name)} of the network has no counterpart "
+                f"in diffusers' UNet2DModel: expected {supported}"
+            )
 
-    if not (isinstance(block, BigGANBlock) and block.skip_scale == 1):
-        raise absent("block", "ddpm_block, which does not rescale sums")
-    if not (
+    ncsnpp = network.input_pyramid is not None
+    skip_scale, rescaled = (
+        (math.sqrt(0.5), "sums rescaled by 1/sqrt(2)") if ncsnpp else (1, "plain sums")
+    )
+    block, attention = network.block(network.channels), network.attention()
+    require(
+        isinstance(block, BigGANBlock) and block.skip_scale == skip_scale,
+        "block",
+        f"{'BigGANBlock' if ncsnpp else 'ddpm_block'}, with {rescaled}",
+    )
+    assert isinstance(block, BigGANBlock)
+    require(
         isinstance(attention, PixelAttention)
-        and attention.skip_scale == 1
+        and attention.skip_scale == skip_scale
         and attention.core is PixelAttention.core
-        and (attention.num_heads == 1 or attention.head_dim is not None)
-    ):
-        raise absent(
-            "attention",
-            "PixelAttention with skip_scale 1.0, and one head or heads by head_dim",
-        )
-    norms = [
-        norm
-        for norm in (network.norm(), block.norm(), attention.norm())
-        if isinstance(norm, GroupNorm)
-        and all(width // norm.min_group_size >= norm.max_groups for width in widths)
-    ]
-    if len(norms) < 3 or len({(n.max_groups, n.epsilon) for n in norms}) > 1:
-        raise absent(
+        and (attention.num_heads == 1 or attention.head_dim is not None),
+        "attention",
+        f"PixelAttention with {rescaled}, and one head or heads by head_dim",
+    )
+    assert isinstance(attention, PixelAttention)
+    norm = network.norm()
+    require(
+        isinstance(norm, GroupNorm) and norm == block.norm() == attention.norm(),
+        "norm",
+        "the GroupNorm of block and attention",
+    )
+    assert isinstance(norm, GroupNorm)
+    require(
+        network.data_range in ((-1, 1), (0, 1)),
+        "data_range",
+        "(-1.0, 1.0) or (0.0, 1.0)",
+    )
+    if ncsnpp:
+        padding = 1
+        require(
+            (norm.max_groups, norm.min_group_size) == (32, 4),
             "norm",
-            "one GroupNorm in network, block and attention, with max_groups groups at "
-            f"each of {widths} channels",
+            "32 groups of at least 4 channels",
         )
-    if network.downsample is not StridedConv:
-        raise absent("downsample", "StridedConv")
-    if network.upsample is not NearestConv:
-        raise absent("upsample", "NearestConv")
-    if not (
-        isinstance(embedding, SinusoidalEmbedding)
-        and (embedding.scale, embedding.max_period) == (999, 10_000)
-    ):
-        raise absent(
-            "time_embedding", "SinusoidalEmbedding with scale 999, max_period 10000"
+        require(
+            getattr(network.input_pyramid, "func", network.input_pyramid) is InputSkip,
+            "input_pyramid",
+            "None or InputSkip",
         )
-    if network.input_pyramid is not None:
-        raise absent("input_pyramid", "None")
-    if network.output_skip is not None:
-        raise absent("output_skip", "None")
-    if any(attended) and not network.attend_every_up_block:
-        raise absent("attend_every_up_block", "True")
-    if network.data_range not in ((-1, 1), (0, 1)):
-        raise absent("data_range", "(-1.0, 1.0) or (0.0, 1.0)")
-    return {
+        for name, slot in [
+            ("downsample", fir_downsample),
+            ("upsample", fir_upsample),
+            ("output_skip", fir_upsample),
+        ]:
+            require(getattr(network, name) is slot, name, slot.__name__)
+        require(
+            not (any(attended) and network.attend_every_up_block),
+            "attend_every_up_block",
+            "False",
+        )
+    else:
+        padding = _padding(network)
+        require(
+            all(width // norm.min_group_size >= norm.max_groups for width in widths),
+            "norm",
+            f"max_groups groups at each of {widths} channels",
+        )
+        require(
+            padding is not None,
+            "downsample",
+            "StridedConv with padding (0, 1) or (1, 1)",
+        )
+        require(network.upsample is NearestConv, "upsample", "NearestConv")
+        require(network.output_skip is None, "output_skip", "None")
+        require(
+            not any(attended) or network.attend_every_up_block,
+            "attend_every_up_block",
+            "True",
+        )
+    embedding = network.time_embedding(network.channels)
+    fourier = isinstance(embedding, FourierEmbedding)
+    require(
+        fourier
+        or isinstance(embedding, SinusoidalEmbedding)
+        and (embedding.scale, embedding.max_period) == (999, 10_000),
+        "time_embedding",
+        "FourierEmbedding, or SinusoidalEmbedding with scale 999, max_period 10000",
+    )
+    kinds = SKIP if ncsnpp else PLAIN
+    down, up = (
+        [ATTENDED(kind) if there else kind for there in attended] for kind in kinds
+    )
+    config = {
         "_class_name": "UNet2DModel",
         "sample_size": height if height == width else [height, width],
         "in_channels": image_channels,
         "out_channels": image_channels,
         "center_input_sample": network.data_range == (0, 1),
-        "time_embedding_type": "positional",
-        "freq_shift": 1,
-        "flip_sin_to_cos": False,
-        "down_block_types": [DOWN[there] for there in attended],
-        "up_block_types": [UP[there] for there in reversed(attended)],
+        "time_embedding_type": "fourier" if fourier else "positional",
+        "freq_shift": 0 if fourier else int(embedding.endpoint),
+        "flip_sin_to_cos": True if fourier else embedding.cosines_first,
+        "down_block_types": down,
+        "up_block_types": up[::-1],
         "block_out_channels": widths,
         "layers_per_block": network.num_res_blocks,
-        "mid_block_scale_factor": 1,
-        "downsample_padding": 0,
+        "mid_block_scale_factor": math.sqrt(2) if ncsnpp else 1,
+        "downsample_padding": padding,
         "dropout": block.dropout_rate,
         "act_fn": "silu",
         "attention_head_dim": attention.head_dim,
-        "norm_num_groups": norms[0].max_groups,
-        "norm_eps": norms[0].epsilon,
+        "norm_num_groups": None if ncsnpp else norm.max_groups,
+        "norm_eps": norm.epsilon,
     }
+    # What they have only where the parts agree, such as three channels in NCSN++.
+    _checked(config)
+    return config
 
 
-def leaf_names(network: ScoreUNet, leaves: Leaves) -> dict[str, Leaf]:
+def leaf_names(network: ScoreUNet, leaves: Leaves) -> Names:
     """The weight table of a network, given its `expected_leaves`.
 
     Raises:
@@ -427,23 +455,21 @@ def leaf_names(network: ScoreUNet, leaves: Leaves) -> dict[str, Leaf]:
         _, module, *parts, name = path.split("/")
         theirs, table = modules.get(module, ("", {}))
         part, layout = table.get("/".join(parts), ("", {}))
-        if name not in layout or layout[name].ndim != len(shape.shape):
+        if name not in layout:
             raise UserError(
                 f"{path} with shape {shape.shape} has no counterpart in diffusers' "
-                "UNet2DModel: expected DDPM as research/models/score_unet.py builds it"
+                "UNet2DModel: expected DDPM or NCSN++ for 256 pixels, as "
+                "research/models/score_unet.py builds them"
             )
-        leaf = layout[name]
-        full = ".".join(filter(None, (theirs, part, leaf.name)))
-        names[path] = leaf._replace(name=full)
+        leaf, axes = layout[name]
+        names[path] = (".".join(filter(None, (theirs, part, leaf))), axes)
     return names
 
 
-def expected_leaves(network: ScoreUNet, image_shape: tuple[int, int, int]) -> Leaves:
+def expected_leaves(network: ScoreUNet, image_shape: ImageShape) -> Leaves:
     """The shape of every leaf of the network's variables, by path."""
     x, t = jnp.zeros((1, *image_shape)), jnp.zeros(1)
-    return _flat(
-        jax.eval_shape(lambda: network.init(jax.random.key(0), x, t, train=False))
-    )
+    return leaf_shapes(network, x, t, train=False)
 
 
 def today(name: str) -> str:
@@ -455,33 +481,64 @@ def today(name: str) -> str:
     )
 
 
+def image_shape_of(config: Config) -> ImageShape:
+    """Height, width and channels of the images that a config is for."""
+    config = _checked(config)
+    size = config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width, config["in_channels"]
+
+
 def _modules(network: ScoreUNet) -> dict[str, tuple[str, dict[str, Any]]]:
     """Our modules' names to theirs, and to the table of their parts."""
+    ncsnpp = network.input_pyramid is not None
     num_levels, num_blocks = len(network.channel_mults), network.num_res_blocks
     modules = {
+        "time_embedding": ("time_proj", {"": ("", {"frequencies": ("weight", (0,))})}),
         "time_hidden": ("time_embedding.linear_1", {"": ("", DENSE)}),
         "time_out": ("time_embedding.linear_2", {"": ("", DENSE)}),
         "conv_in": ("conv_in", {"": ("", CONV)}),
         "mid_block_0": ("mid_block.resnets.0", BLOCK),
         "mid_attention": ("mid_block.attentions.0", ATTENTION),
         "mid_block_1": ("mid_block.resnets.1", BLOCK),
-        "norm_out": ("conv_norm_out", {"": ("", NORM)}),
-        "conv_out": ("conv_out", {"": ("", CONV)}),
     }
     for way, extra in (("down", 0), ("up", 1)):
         for level in range(num_levels):
             # Going up they count from the coarsest level.
             theirs = level if way == "down" else num_levels - 1 - level
-            theirs = f"{way}_blocks.{theirs}"
+            ours, theirs = f"{way}_{level}", f"{way}_blocks.{theirs}"
             for i in range(num_blocks + extra):
                 block, attention = f"{theirs}.resnets.{i}", f"{theirs}.attentions.{i}"
-                modules[f"{way}_{level}_block_{i}"] = (block, BLOCK)
-                modules[f"{way}_{level}_attention_{i}"] = (attention, ATTENTION)
-            modules[f"{way}_{level}_resample"] = (
-                f"{theirs}.{way}samplers.0",
-                {"conv": ("conv", CONV)},
-            )
+                modules[f"{ours}_block_{i}"] = (block, BLOCK)
+                modules[f"{ours}_attention_{i}"] = (attention, ATTENTION)
+            if ncsnpp:
+                modules[f"{ours}_attention"] = (f"{theirs}.attentions.0", ATTENTION)
+                modules[f"{ours}_resample"] = (f"{theirs}.resnet_{way}", BLOCK)
+                combine = {"combine": ("skip_conv", CONV)}
+                modules[f"{ours}_input"] = (theirs, combine)
+                modules[f"{ours}_norm_out"] = (f"{theirs}.skip_norm", {"": ("", NORM)})
+                modules[f"{ours}_conv_out"] = (f"{theirs}.skip_conv", {"": ("", CONV)})
+            else:
+                convolution = {"conv": ("conv", CONV)}
+                resample = (f"{theirs}.{way}samplers.0", convolution)
+                modules[f"{ours}_resample"] = resample
+    # The finest level's image is the last one of both.
+    last = "up_0_" if ncsnpp else ""
+    modules[f"{last}norm_out"] = ("conv_norm_out", {"": ("", NORM)})
+    modules[f"{last}conv_out"] = ("conv_out", {"": ("", CONV)})
     return modules
+
+
+def _padding(network: ScoreUNet) -> int | None:
+    """Theirs, of the convolutions between levels; None is for no such convolution."""
+    downsample = network.downsample
+    if getattr(downsample, "func", downsample) is not StridedConv:
+        return None
+    return {(0, 1): 0, (1, 1): 1}.get(downsample(1).padding)
+
+
+def _is_ncsnpp(config: Config) -> bool:
+    return config["down_block_types"][0] in (SKIP[0], ATTENDED(SKIP[0]))
 
 
 def _checked(config: Config) -> Config:
@@ -506,7 +563,15 @@ def _checked(config: Config) -> Config:
     widths, groups = config["block_out_channels"], config["norm_num_groups"]
     head_dim = config["attention_head_dim"] or 1
     down = config["down_block_types"]
-    mirrored = [UP[DOWN.index(block)] for block in reversed(down)]
+    ncsnpp = _is_ncsnpp(config)
+    kinds = SKIP if ncsnpp else PLAIN
+    require(
+        all(block in (kinds[0], ATTENDED(kinds[0])) for block in down),
+        "down_block_types",
+        "blocks of one kind",
+    )
+    attended = [block == ATTENDED(kinds[0]) for block in down]
+    mirrored = [ATTENDED(kinds[1]) if there else kinds[1] for there in attended[::-1]]
     require(
         config["out_channels"] == config["in_channels"],
         "out_channels",
@@ -533,39 +598,58 @@ def _checked(config: Config) -> Config:
         f"{json.dumps(mirrored)}, the mirror of down_block_types",
     )
     require(
-        all(width % groups == 0 for width in widths),
-        "norm_num_groups",
-        f"a divisor of each of {widths}",
-    )
-    require(
-        config["attn_norm_num_groups"] in (None, groups),
-        "attn_norm_num_groups",
-        f"null or norm_num_groups, {groups}",
-    )
-    require(
         all(width % head_dim == 0 for width in widths),
         "attention_head_dim",
         f"null or a divisor of each of {widths}",
     )
+    if ncsnpp:
+        # Their blocks have min(channels / 4, 32) groups whatever the config says, but
+        # their attention, 32.
+        first, last = (min(widths[level] // 4, 32) for level in (0, -1))
+        require(config["in_channels"] == 3, "in_channels", "3, as SkipDownBlock2D has")
+        require(
+            abs(config["mid_block_scale_factor"] - math.sqrt(2)) < 1e-6,
+            "mid_block_scale_factor",
+            "the square root of 2, as SkipDownBlock2D has",
+        )
+        require(
+            all(width % 4 == 0 for width in widths),
+            "block_out_channels",
+            "multiples of 4",
+        )
+        require(
+            all(
+                width >= 128
+                for width, there in zip(widths, attended, strict=True)
+                if there
+            ),
+            "block_out_channels",
+            f"at least 128 channels at the levels of {ATTENDED(SKIP[0])}",
+        )
+        require(
+            groups is None or groups == first == last,
+            "norm_num_groups",
+            f"null, or {first} in the first level and {last} in the last alike",
+        )
+        require(
+            config["attn_norm_num_groups"] in (None, last),
+            "attn_norm_num_groups",
+            f"null or {last}",
+        )
+    else:
+        require(
+            config["mid_block_scale_factor"] == 1,
+            "mid_block_scale_factor",
+            "1, as DownBlock2D has",
+        )
+        require(
+            groups is not None and all(width % groups == 0 for width in widths),
+            "norm_num_groups",
+            f"a divisor of each of {widths}",
+        )
+        require(
+            config["attn_norm_num_groups"] in (None, groups),
+            "attn_norm_num_groups",
+            f"null or norm_num_groups, {groups}",
+        )
     return config
-
-
-def _image_shape(config: Config) -> tuple[int, int, int]:
-    size = config["sample_size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width, config.get("in_channels", KEYS["in_channels"].default)
-
-
-def _shape(leaf: Leaf, ours: jax.ShapeDtypeStruct) -> tuple[int, ...]:
-    """That a leaf of ours has among theirs."""
-    return leaf.theirs(_zeros(ours)).shape
-
-
-def _zeros(ours: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Of a shape, in no memory."""
-    return np.broadcast_to(np.float32(0), ours.shape)
-
-
-def _flat(variables: Variables) -> dict[str, Any]:
-    """Leaves by path."""
-    return dict(flax.traverse_util.flatten_dict(dict(variables), sep="/"))

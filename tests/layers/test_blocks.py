@@ -97,6 +97,12 @@ def test_ddpm_changes_level_by_a_convolution():
     expected = slow.conv(params["conv"], X)[:, 1::2, 1::2]
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
+    # Centred on even pixels: there is one zero on either side.
+    down = StridedConv(12, padding=(1, 1))
+    ours = slow.apply(down, params, *ARGS, False)
+    expected = slow.conv(params["conv"], X)[:, ::2, ::2]
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
     up = ddpm_block(12, NearestConv)
     params = slow.random_params(up, *ARGS, False)
     ours = slow.apply(up, params, *ARGS, False)

@@ -17,6 +17,16 @@ def test_slow_formula():
             np.testing.assert_allclose(row[4 + i], np.cos(angle), atol=1e-4)
 
 
+def test_other_orders_of_waves_and_frequencies():
+    t = jnp.array([0.3, 1.0])
+    ours = SinusoidalEmbedding(8, endpoint=False, cosines_first=True).apply({}, t)
+    for row, time in zip(np.asarray(ours), np.asarray(t), strict=True):
+        for i in range(4):
+            angle = 999 * time * 10_000.0 ** (-i / 4)
+            np.testing.assert_allclose(row[i], np.cos(angle), atol=1e-4)
+            np.testing.assert_allclose(row[4 + i], np.sin(angle), atol=1e-4)
+
+
 def test_fourier_slow_formula():
     t = [-4.6, 0.0, 3.9]
     params = {"frequencies": jnp.array([0.3, -12.5, 30.0])}

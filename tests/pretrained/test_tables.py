@@ -1,3 +1,4 @@
+import json
 import re
 
 import flax.linen as nn
@@ -123,6 +124,78 @@ def test_read_names_a_leaf_of_another_shape(path, shape):
     )
     with pytest.raises(UserError, match=match):
         read(path)
+
+
+def test_a_leaf_with_fewer_axes_lacks_the_first_ones(path):
+    """A dense layer of ours, a 1x1 convolution of theirs."""
+    names = {"params/skip/kernel": ("skip.weight", (2, 3, 1, 0))}
+    expected = {"params/skip/kernel": jax.ShapeDtypeStruct((3, 5), jnp.float32)}
+    theirs = np.arange(15, dtype=np.float32).reshape(5, 3, 1, 1)
+    save_file({"skip.weight": theirs}, path)
+    variables = tables.read(str(path), names, expected, "")
+    assert variables["params"]["skip"]["kernel"].shape == (3, 5)
+    assert variables["params"]["skip"]["kernel"][2, 4] == theirs[4, 2, 0, 0]
+    path.unlink()
+    tables.write(str(path), names, expected, variables)
+    np.testing.assert_array_equal(load_file(path)["skip.weight"], theirs)
+    save_file({"skip.weight": theirs.reshape(1, 1, 5, 3)}, path)
+    with pytest.raises(UserError, match=r"\(1, 1, 5, 3\), but \(5, 3, 1, 1\)"):
+        tables.read(str(path), names, expected, "")
+
+
+def test_older_names(path):
+    older = {name.replace("conv", "convolution"): leaf for name, leaf in THEIRS.items()}
+
+    def today(name):
+        return name.replace("convolution", "conv")
+
+    def read_older():
+        return tables.read(str(path), NAMES, EXPECTED, "", "", today)
+
+    save_file(older, path)
+    kernel = read_older()["params"]["conv"]["kernel"]
+    assert kernel[0, 1, 2, 3] == THEIRS["conv.weight"][3, 2, 0, 1]
+    with pytest.raises(UserError, match="holds convolution.weight"):
+        read(path)
+    save_file(older | THEIRS, path)
+    with pytest.raises(UserError, match=r"holds conv(olution)?.weight"):
+        read_older()
+
+
+def test_leaves_of_other_types_are_refused(path):
+    save_file(THEIRS | {"norm.running_mean": np.zeros(4, np.int32)}, path)
+    with pytest.raises(UserError, match="norm.running_mean in .* is I32: expected F16"):
+        read(path)
+
+
+def test_files_in_parts(path):
+    """The index names the parts; both lie in one folder."""
+    first, *others = THEIRS
+    save_file({first: THEIRS[first]}, path.parent / "1.safetensors")
+    rest = {name: THEIRS[name] for name in others}
+    save_file(rest, path.parent / "2.safetensors")
+    index = path.parent / f"{path.name}.index.json"
+
+    def named(files):
+        index.write_text(json.dumps({"weight_map": files}))
+
+    files = {first: "1.safetensors"} | dict.fromkeys(others, "2.safetensors")
+    named(files)
+    variables = read(path)
+    kernel = variables["params"]["conv"]["kernel"]
+    assert kernel[0, 1, 2, 3] == THEIRS["conv.weight"][3, 2, 0, 1]
+    assert jax.tree.structure(variables).num_leaves == len(NAMES)
+    named(files | {first: "3.safetensors"})
+    with pytest.raises(UserError, match="no 3.safetensors beside .*index.json"):
+        read(path)
+    for outside in ("../1.safetensors", str(path.parent / "1.safetensors"), 7):
+        named(files | {first: outside})
+        with pytest.raises(UserError, match="does not name files beside it"):
+            read(path)
+    for content in ("{", "[]", "{}", '{"weight_map": 1}'):
+        index.write_text(content)
+        with pytest.raises(UserError, match="does not name files beside it"):
+            read(path)
 
 
 def test_no_file(path):
