@@ -1,9 +1,10 @@
 """Hold experiments to what their files require of them.
 
-    python -m launch.prove experiments/ncsn
+    python -m launch.prove ncsn
 
-Every experiment of the folder that states `required` numbers is trained, or gone on
-with, in its own workdir, evaluated, and shown beside its requirements.
+Every experiment of the family that states `required` numbers is trained, or gone on
+with, in its own workdir, evaluated, and shown beside its requirements. One that starts
+from another's run comes after it: files are taken by name.
 """
 
 import json
@@ -18,7 +19,9 @@ import tyro
 
 from launch.cli import Settings, run
 from research.errors import UserError
-from research.experiment import Experiment, Required, load
+from research.experiment import Experiment, Required, arguments_of, load
+
+FAMILIES = Path("experiments")
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,13 @@ def proofs(target: Path) -> dict[Path, Experiment]:
       UserError: there is no such file or folder, or nothing in it requires anything.
     """
     if not target.exists():
-        raise UserError(
-            f"{target} does not exist: expected an experiment file, or a folder of "
-            "them such as experiments/score_sde"
-        )
+        families = sorted(p.name for p in FAMILIES.glob("*") if any(p.glob("*.py")))
+        if target.name not in families or len(target.parts) > 1:
+            raise UserError(
+                f"{target} does not exist: expected a family ({', '.join(families)}), "
+                "an experiment file or a folder of them"
+            )
+        target = FAMILIES / target
     files = sorted(target.glob("*.py")) if target.is_dir() else [target]
     loaded = {path: load(str(path)) for path in files if path.name != "__init__.py"}
     found = {path: found for path, found in loaded.items() if found.required}
@@ -72,8 +78,16 @@ def judge(experiment: Experiment, values: Mapping[str, float]) -> list[Finding]:
 def prove(
     path: Path, experiment: Experiment, workdir: Path, arguments: Settings = ()
 ) -> list[Finding]:
-    """Trains and evaluates in processes of their own; all NaN where one fails."""
-    chosen = [text for name in arguments for text in ("--with", name)]
+    """Trains and evaluates in processes of their own; all NaN where one fails.
+
+    Of the arguments it gets those that its function takes.
+    """
+    chosen = [
+        text
+        for given in arguments
+        if given.partition("=")[0] in arguments_of(str(path))
+        for text in ("--with", given)
+    ]
     evaluators = {required.metric.partition("/")[0] for required in experiment.required}
     train = ["launch.train", str(path), "--workdir", str(workdir), *chosen]
     evaluate = ["launch.evaluate", str(workdir), "--only", *sorted(evaluators)]
@@ -95,7 +109,7 @@ def _python(arguments: list[str], **options: Any) -> subprocess.CompletedProcess
 
 def main(
     targets: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    workdir: Path = Path("runs/prove"),
+    workdir: Path = Path("runs"),
     arguments: Annotated[
         Settings, tyro.conf.arg(name="with", metavar="NAME=VALUE")
     ] = (),
@@ -105,16 +119,24 @@ def main(
     Exits 1 if a requirement is not met.
 
     Args:
-      targets: Experiment files, or folders of them.
+      targets: Families, experiment files, or folders of them.
       workdir: Holds a workdir for each; what is there is gone on with.
-      arguments: An argument of the experiments' functions; may be given again.
+      arguments: An argument of those experiments' functions that take it; may be given
+        again.
     """
     from rich.console import Console
     from rich.table import Table
 
     chosen = {p: e for target in targets for p, e in proofs(target).items()}
     if not chosen:
-        raise UserError("nothing to prove: give experiment files, or folders of them")
+        raise UserError("nothing to prove: give families, or experiment files")
+    known = {name for path in chosen for name in arguments_of(str(path))}
+    for given in arguments:
+        if given.partition("=")[0] not in known:
+            raise UserError(
+                f"--with {given}: none of these experiments takes such an argument; "
+                f"theirs are {', '.join(sorted(known))}"
+            )
     findings = [
         finding
         for path, experiment in chosen.items()

@@ -33,6 +33,7 @@ from research.evals.base import Evaluator
 from research.tasks.base import Task
 from research.train.checkpoints import Checkpoints
 from research.train.optimizers import Optimizer
+from research.train.start import Start
 from research.train.state import Ema
 from research.train.step import NonFinitePolicy
 
@@ -95,6 +96,8 @@ class Experiment(Generic[TaskT]):
       ema: the parameters' average, kept beside them and preferred by evaluators.
       num_microbatches: gradient accumulation within a global batch.
       trainable: pattern of the parameter paths that move; "" moves all.
+      start: gives some of the initial variables, such as another run's; None: all are
+        drawn.
       on_nonfinite: "stop" at the first NaN or infinity, or "skip" its batch.
       evals: evaluators by name, called by the loop.
       offline_evals: further ones that only `launch.evaluate` calls: too dear for the
@@ -116,6 +119,7 @@ class Experiment(Generic[TaskT]):
     ema: Ema | None = None
     num_microbatches: int = 1
     trainable: str = ""
+    start: Start | None = None
     on_nonfinite: NonFinitePolicy = "stop"
     evals: dict[str, Evaluator] = field(default_factory=dict, metadata=OPERATIONAL)
     offline_evals: dict[str, Evaluator] = field(
@@ -212,6 +216,12 @@ def _find(reference: str) -> tuple[types.ModuleType, Callable[..., Any]]:
             "`def experiment(...) -> Experiment`"
         )
     return module, function
+
+
+def arguments_of(reference: str) -> tuple[str, ...]:
+    """The names of the arguments of an experiment's function; see `load`."""
+    _, function = _find(reference)
+    return tuple(inspect.signature(function).parameters)
 
 
 def find_file(reference: str) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Field = Callable[[Float[Array, "batch ..."]], jax.Array]
 """A vector for each example, shaped like it and a function of it alone."""
@@ -101,3 +101,11 @@ def _directional(score, x, directions):
 def _inner(first, second):
     products = first * second
     return products.reshape(*products.shape[:2], -1).sum(axis=-1)
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"], label: Int[Array, "batch"]
+) -> Float[Array, "batch"]:
+    """-log softmax(logits)[label] of each example, in float32."""
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.take_along_axis(log_probabilities, label[:, None], axis=-1)[:, 0]

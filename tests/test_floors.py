@@ -29,6 +29,7 @@ FLOORS = {
     "research.train.state": 2,
     "research.train.step": 3,
     "research.train.checkpoints": 3,
+    "research.train.start": 3,
     "research.evals": 3,
     "research.pretrained": 3,
     "research.experiment": 4,

@@ -6,6 +6,7 @@ import pytest
 from research.diffusion.densities import GaussianMixture
 from research.diffusion.processes import VP, batch_mul
 from research.losses import (
+    cross_entropy,
     denoising_score_matching,
     explicit_score_matching,
     half_sum_over_dims,
@@ -138,3 +139,11 @@ def test_implicit_matching_has_the_exact_trace():
         lambda x: (x.reshape(5, 3) @ matrix.T).reshape(x.shape), images
     )
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_cross_entropy():
+    """In float32 whatever the logits are in, and finite where a softmax underflows."""
+    logits = jnp.array([[2.0, 0.0], [0.0, 200.0]])
+    losses = cross_entropy(logits.astype(jnp.bfloat16), jnp.array([0, 0]))
+    assert losses.dtype == jnp.float32
+    np.testing.assert_allclose(losses, [np.log1p(np.exp(-2.0)), 200.0], rtol=1e-6)

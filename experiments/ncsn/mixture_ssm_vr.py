@@ -10,7 +10,7 @@ value below is theirs; the paper gives no number.
 Differs: the official code draws a fresh batch at every step, this file from 100,000
 points.
 Required beforehand: a Fisher divergence below 0.05 on 10,000 held-out points, where a
-field of zeros has 0.995. Ours: 0.0101, by `python -m launch.prove experiments/ncsn`.
+field of zeros has 0.995. Ours: 0.0101, by `python -m launch.prove ncsn`.
 """
 
 from research.data.loader import Data

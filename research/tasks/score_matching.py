@@ -27,7 +27,7 @@ from research.diffusion.parameterizations import (
     time,
 )
 from research.diffusion.pixels import Pixels
-from research.diffusion.processes import Process, batch_mul
+from research.diffusion.processes import Process, Score, batch_mul
 from research.diffusion.samplers import PredictorCorrector, Sampler
 from research.errors import UserError
 from research.losses import Reduction, denoising_score_matching, mean_over_dims
@@ -167,7 +167,12 @@ class ScoreMatching:
           the network evaluations; and `finite`, false if the sampler failed or
           diverged, where the images mean nothing.
         """
-        score = partial(self.score, variables)
+        return self.sample_from(partial(self.score, variables), rng, num)
+
+    def sample_from(
+        self, score: Score, rng: Key[Array, ""], num: int
+    ) -> dict[str, Array]:
+        """What `sample` returns, with another score, such as a guided one."""
         shape = (num, *self.image_shape)
         x, evaluations = self.sampler(rng, score, self.process, shape)
         return self._drawn(x, evaluations)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -160,6 +161,34 @@ def read_meta(folder: Path, step: int) -> dict[str, Any]:
     return json.loads((folder / str(step) / "meta" / "metadata").read_text())
 
 
+def read_variables(folder: Path, step: int, average: bool) -> dict[str, np.ndarray]:
+    """The task's variables in a checkpoint by path, whatever experiment saved it.
+
+    Args:
+      folder: of the checkpoints.
+      step: one of them, undamaged.
+      average: the averaged parameters in the place of those that have one.
+    """
+    place = folder.absolute() / str(step) / "state"
+    reader = ocp.PyTreeCheckpointer()
+    saved = reader.metadata(place).item_metadata.tree
+    wanted = {name: saved[name] for name in ("params", "extra")}
+    if average and saved["ema"] is not None:
+        wanted["ema"] = saved["ema"]
+    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), wanted
+    )
+    state = reader.restore(
+        place,
+        args=ocp.args.PyTreeRestore(
+            item=shapes, restore_args=arguments, partial_restore=True
+        ),
+    )
+    found = _leaves({"params": state["params"], **(state["extra"] or {})})
+    return found | _leaves({"params": state.get("ema", {})})
+
+
 def damage(folder: Path, step: int) -> str | None:
     """What is wrong with a checkpoint's files, or None if every digest matches."""
     for item in ("state", "meta"):
@@ -235,10 +264,15 @@ def require(folder: Path, step: int | None) -> int:
     return step
 
 
+def _leaves(tree: Any) -> dict[str, Any]:
+    """The leaves by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_name(path): leaf for path, leaf in leaves}
+
+
 def _shapes(tree: Any) -> dict[str, str]:
     """`float32 (3, 64)` of each leaf by its path."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {path_name(path): f"{leaf.dtype} {leaf.shape}" for path, leaf in leaves}
+    return {name: f"{leaf.dtype} {leaf.shape}" for name, leaf in _leaves(tree).items()}
 
 
 def _set_aside(path: Path, parent: Path) -> Path:

@@ -25,6 +25,7 @@ from research.train.checkpoints import CheckpointStore, read_meta, select
 from research.train.clock import Clock
 from research.train.preemption import Preemption
 from research.train.reports import Bar, JsonLines, Report, TensorBoard, finite
+from research.train.start import begin
 from research.train.state import TrainState
 from research.train.watchdog import SLOW, Watchdog
 from research.train.workdir import Request, Workdir
@@ -360,7 +361,10 @@ def _start(
                 state = state.replace(skipped=jnp.zeros_like(state.skipped))
             return state, step, notes
     with clock.measure("init"):
-        return jax.block_until_ready(program.init()), 0, notes
+        state = program.init()
+        if program.experiment.start is not None:
+            state = begin(state, program.experiment.start)
+        return jax.block_until_ready(state), 0, notes
 
 
 def _last_step(workdir: Workdir) -> int:

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +74,33 @@ def test_what_cannot_be_proved_is_told(tmp_path):
     path.write_text(FILE.replace('"test/loss", above', '"tset/loss", above') % "1.0")
     with pytest.raises(UserError, match="requires tset/loss.*it has test"):
         prove.proofs(path)
+
+
+def test_a_family_is_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    family = tmp_path / "experiments" / "lines"
+    family.mkdir(parents=True)
+    (family / "file.py").write_text(FILE % "1.0")
+    (found,) = prove.proofs(Path("lines"))
+    assert found == Path("experiments/lines/file.py")
+    with pytest.raises(UserError, match="expected a family \\(lines\\)"):
+        prove.proofs(Path("line"))
+
+
+def test_an_argument_goes_to_those_that_take_it(tmp_path, capfd):
+    (tmp_path / "one.py").write_text(FILE % "1e9")
+    takes_another = FILE.replace("num_steps: int = 3", "other: int = 3")
+    takes_another = takes_another.replace("num_steps=num_steps", "num_steps=other")
+    takes_another = takes_another.replace("base,\n        data", "base, name='b', data")
+    (tmp_path / "two.py").write_text(takes_another % "1e9")
+    command = [str(tmp_path), "--workdir", str(tmp_path / "runs"), "--with"]
+    with pytest.raises(SystemExit) as exited:
+        run(prove.main, [*command, "num_steps=2"])
+    assert exited.value.code == 0
+    assert (tmp_path / "runs" / "linear" / "checkpoints" / "2").is_dir()
+    assert (tmp_path / "runs" / "b" / "checkpoints" / "3").is_dir()
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as exited:
+        run(prove.main, [*command, "steps=2"])
+    assert exited.value.code == 2
+    assert "none of these experiments takes" in capfd.readouterr().err

@@ -1,0 +1,98 @@
+"""Beginning with another run's variables."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+import pytest
+
+from launch import tiny
+from research.errors import UserError
+from research.tasks.score_matching import ScoreMatching
+from research.train.builder import build
+from research.train.start import FromRun, begin
+from tests.train.runs import assert_bitwise, leaves, run, saved
+
+FROM_RUN = "start=research.train.start.FromRun"
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """A run of ten steps."""
+    folder = tmp_path_factory.mktemp("parent")
+    run(folder, "num_steps=10")
+    return folder
+
+
+def part(tree, prefix):
+    return {
+        path.removeprefix(prefix): leaf
+        for path, leaf in tree.items()
+        if path.startswith(prefix)
+    }
+
+
+@pytest.mark.parametrize("average, theirs", [(True, "ema/"), (False, "params/")])
+def test_a_run_starts_where_another_stood(parent, tmp_path, average, theirs):
+    """Without a step's learning, the parameters and their average are the parent's."""
+    still = "optimizer.learning_rate.peak=0.0"
+    run(tmp_path, f"{FROM_RUN}({str(parent)!r}, average={average})", still)
+    ours = saved(tmp_path, 20)
+    expected = part(saved(parent, 10), theirs)
+    assert_bitwise(part(ours, "params/"), expected)
+    assert_bitwise(part(ours, "ema/"), expected)
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """A task within another."""
+
+    inner: ScoreMatching
+
+    def init(self, rng, batch):
+        return {"params": {"inner": self.inner.init(rng, batch)["params"]}}
+
+    def loss(self, variables, batch, rng, train):
+        return self.inner.loss(
+            {"params": variables["params"]["inner"]}, batch, rng, train
+        )
+
+
+def wrapped(**changes):
+    base = tiny.experiment()
+    task = replace(base.task, **changes)
+    return build(replace(base, task=Wrapped(task), mesh={"data": 2, "fsdp": 4}))
+
+
+def test_a_run_becomes_a_part(parent):
+    """In the shards of the new mesh."""
+    program = wrapped()
+    state = begin(program.init(), FromRun(str(parent), under="inner", step=5))
+    expected = part(saved(parent, 5), "ema/")
+    assert_bitwise(part(leaves(state.params), "inner/"), expected)
+    placed = jax.tree.map(lambda leaf: leaf.sharding, state.params)
+    assert placed == jax.tree.map(lambda leaf: leaf.sharding, program.state.params)
+    assert int(state.step) == 0
+
+
+@pytest.mark.parametrize(
+    "start, told",
+    [
+        (FromRun("nowhere"), "no checkpoint in nowhere"),
+        (FromRun("PARENT", under="other"), "no such part"),
+        (FromRun("PARENT"), "lacks params/hidden"),
+        (FromRun("PARENT", under="inner", step=3), "no checkpoint 3"),
+        (lambda expected: {"params/nothing": np.zeros(3)}, "does not have"),
+    ],
+)
+def test_what_does_not_fit_is_told(parent, start, told):
+    if isinstance(start, FromRun):
+        start = replace(start, workdir=start.workdir.replace("PARENT", str(parent)))
+    with pytest.raises(UserError, match=told):
+        begin(wrapped().init(), start)
+
+
+def test_another_width_is_told(parent):
+    program = wrapped(network=tiny.Network(width=32))
+    with pytest.raises(UserError, match=r"hidden/bias with shape \(64,\).*\(32,\)"):
+        begin(program.init(), FromRun(str(parent), under="inner"))
