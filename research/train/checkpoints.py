@@ -171,7 +171,9 @@ def read_variables(folder: Path, step: int, average: bool) -> dict[str, np.ndarr
     """
     place = folder.absolute() / str(step) / "state"
     reader = ocp.PyTreeCheckpointer()
-    saved = reader.metadata(place).item_metadata.tree
+    metadata = reader.metadata(place).item_metadata
+    assert metadata is not None  # StandardSave writes it
+    saved = metadata.tree
     wanted = {name: saved[name] for name in ("params", "extra")}
     if average and saved["ema"] is not None:
         wanted["ema"] = saved["ema"]
