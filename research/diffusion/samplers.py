@@ -331,13 +331,15 @@ class DDIM:
     With x(t) = a x0 + s noise, the score gives both terms, and they are put together
     again at the next time. `eta` is the part of the noise that is drawn anew: 0 is
     deterministic, 1 the ancestral sampler of the chain of these times. The times go
-    down evenly from 1 to `min_time`; with `denoise` the last jump is to the data.
+    down evenly from `max_time` to `min_time`; with `denoise` the last jump is to the
+    data. Whatever `max_time` is, samples start as the prior.
     """
 
     num_steps: int = 50
     eta: float = 0.0
     min_time: float = 1e-3
     denoise: bool = True
+    max_time: float = 1.0
 
     def __call__(
         self,
@@ -347,7 +349,8 @@ class DDIM:
         shape: tuple[int, ...],
     ) -> tuple[Float[Array, "batch ..."], Int[Array, ""]]:
         # The jumps are one fewer than the times, but for the one to the data.
-        times = jnp.linspace(1.0, self.min_time, self.num_steps + (not self.denoise))
+        num_times = self.num_steps + (not self.denoise)
+        times = jnp.linspace(self.max_time, self.min_time, num_times)
         a, s = process.marginal(jnp.ones_like(times), times)
         if self.denoise:
             a, s = jnp.append(a, 1.0), jnp.append(s, 0.0)
@@ -368,6 +371,35 @@ class DDIM:
         inputs = (times[: self.num_steps], (a[:-1], s[:-1]), (a[1:], s[1:]), rngs)
         x, _ = jax.lax.scan(jump, process.prior(prior_rng, shape), inputs)
         return x, jnp.array(self.num_steps)
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """A sampler whose data, as the score has them at each time, are kept in a range.
+
+    With x(t) = a x0 + s noise, x0 is clipped to [`low`, `high`] and the noise is what
+    then makes up the rest of x: DDPM's code (arXiv:2006.11239), and what others call
+    static thresholding (arXiv:2205.11487, section 2.3).
+    """
+
+    sampler: Sampler
+    low: float = -1.0
+    high: float = 1.0
+
+    def __call__(
+        self,
+        rng: Key[Array, ""],
+        score: Score,
+        process: Process,
+        shape: tuple[int, ...],
+    ) -> tuple[Float[Array, "batch ..."], Int[Array, ""]]:
+        def clipped(x, t):
+            a, s = process.marginal(jnp.ones_like(t), t)
+            x0 = batch_mul(1 / a, x + batch_mul(jnp.square(s), score(x, t)))
+            x0 = jnp.clip(x0, self.low, self.high)
+            return batch_mul(-1 / jnp.square(s), x - batch_mul(a, x0))
+
+        return self.sampler(rng, clipped, process, shape)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from research.diffusion.samplers import (
     DDIM,
     AnnealedCorrector,
     AnnealedLangevin,
+    Clipped,
     Langevin,
     PredictorCorrector,
     ProbabilityFlow,
@@ -164,6 +165,25 @@ def test_ddim_is_first_order():
         )
 
     assert 1.6 < error(50) / error(100) < 2.4
+
+
+def test_ddim_starts_from_the_prior_at_any_time():
+    sampler = DDIM(1, min_time=0.2, denoise=False, max_time=0.6)
+    start = DATA.process.prior(jax.random.split(jax.random.key(0))[0], (64, 3))
+    (a, b), (s, r) = DATA.process.marginal(jnp.ones(2), jnp.array([0.6, 0.2]))
+    noise = -s * DATA.score(start, jnp.full(64, 0.6))
+    expected = b * (start - s * noise) / a + r * noise
+    np.testing.assert_allclose(draw(sampler, (64, 3))[0], expected, rtol=1e-4)
+
+
+def test_clipped_data():
+    """Of N(0.7, 0.5^2), kept in [-0.2, 1]: what a jump to the data has, clipped."""
+    jump = DDIM(1, max_time=0.1)
+    free, _ = draw(jump, (256, 4))
+    assert free.min() < -0.3 and free.max() > 1.1
+    x, evaluations = draw(Clipped(jump, -0.2, 1.0), (256, 4))
+    np.testing.assert_allclose(x, jnp.clip(free, -0.2, 1.0), atol=1e-5)
+    assert evaluations == 1
 
 
 def test_without_a_predictor_only_the_corrector_acts():
