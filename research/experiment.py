@@ -23,7 +23,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, Union
+from typing import Any, Generic, Literal, Protocol, TypeVar, Union
 
 import flax.linen as nn
 
@@ -303,10 +303,19 @@ def _children(node: Any) -> dict[str, tuple[Any, Any]]:
         hints = _hints(type(node))
         return {f.name: (getattr(node, f.name), hints[f.name]) for f in _fields(node)}
     if isinstance(node, Mapping):
-        return {str(key): (value, type(value)) for key, value in node.items()}
+        return {str(key): (value, _kind(value)) for key, value in node.items()}
     if isinstance(node, tuple):
-        return {str(i): (value, type(value)) for i, value in enumerate(node)}
+        return {str(i): (value, _kind(value)) for i, value in enumerate(node)}
     return {}
+
+
+class _Slot(Protocol):
+    """The annotation of what may be any record or function."""
+
+
+def _kind(value: Any) -> Any:
+    """What may stand in the place of an element, which has no annotation."""
+    return type(value) if _is_plain(value) or isinstance(value, tuple) else _Slot
 
 
 def _with(node: Any, name: str, value: Any) -> Any:
@@ -466,6 +475,8 @@ def _hint_name(hint: Any) -> str:
         return " or ".join(_hint_name(option) for option in typing.get_args(hint))
     if hint is type(None):
         return "None"
+    if hint is _Slot:
+        return "a record or function"
     return getattr(hint, "__name__", str(hint)) if hint is not Any else "a value"
 
 

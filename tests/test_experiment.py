@@ -11,6 +11,7 @@ import flax.linen as nn
 import pytest
 
 from research.diffusion import samplers
+from research.data.sources import Digits
 from research.errors import UserError
 from research.experiment import describe, identity, load, override
 
@@ -60,6 +61,10 @@ class Record:
             "slot=partial(research.diffusion.samplers.euler_maruyama, noise_scale=0.0)",
             lambda r: getattr(r.slot, "keywords", 0) == {"noise_scale": 0.0},
         ),
+        (
+            "table.a=research.data.sources.Digits(split='test')",
+            lambda r: r.table["a"] == Digits(split="test"),
+        ),
     ],
 )
 def test_overrides_reach_every_kind_of_setting(text, read):
@@ -88,6 +93,7 @@ def test_overrides_reach_every_kind_of_setting(text, read):
         ("model.mults=3", "model.mults=3: expected tuple"),
         ("model.mults=(1, 2.5)", "expected tuple"),
         ("slot=3", "slot=3"),
+        ("table.a=3", "expected a record or function"),
         ("slot=no_such_sampler", "no no_such_sampler in research.diffusion.samplers"),
         ("slot=__import__('os').getcwd()", "slot="),
         ("rate", "expected PATH=VALUE"),

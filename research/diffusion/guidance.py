@@ -2,10 +2,12 @@
 
 Given p(y | x(t)), the conditional score is score(x, t) + grad log p(y | x(t)), and any
 sampler takes it (Song et al. 2021, arXiv:2011.13456, section 5 and appendix I). Where y
-is some coordinates of x in an orthonormal basis, as in inpainting and colourization,
-p(y | x(t)) is not needed: the known coordinates are drawn from their own marginal.
+is some coordinates of x in an orthonormal basis, as in inpainting, colourization and
+every other linear measurement without noise, p(y | x(t)) is not needed: the known
+coordinates are drawn from their own marginal.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -112,6 +114,77 @@ def colourization(image: Float[Array, "batch height width channels"]) -> Measure
     gray = jnp.broadcast_to(image.mean(axis=-1, keepdims=True), image.shape)
     mask = jnp.zeros(image.shape[1:]).at[..., 0].set(1)
     return Measurement(transform(gray), mask, transform, inverse)
+
+
+def linear(
+    values: Float[Array, "batch rows"],
+    matrix: Float[np.ndarray, "rows dims"],
+    shape: tuple[int, ...],
+) -> Measurement:
+    """The products of `matrix` with the values of an example are known, without noise.
+
+    The singular vectors of the matrix are the orthonormal basis: those of its row space
+    are known. Inconsistent values are met in the least squares.
+
+    Args:
+      values: of every row for every example, in the data range.
+      matrix: any; its columns are an example's values in C order.
+      shape: of an example; its values are as many as the columns.
+
+    Raises:
+      UserError: a matrix that is zero or does not fit the shape.
+    """
+    if matrix.shape[1] != math.prod(shape):
+        raise UserError(
+            f"a matrix with {matrix.shape[1]} columns does not take examples of shape "
+            f"{shape}, which have {math.prod(shape)} values"
+        )
+    left, scales, right = np.linalg.svd(np.float64(matrix))
+    rank = int(np.sum(scales > scales[0] * 1e-6)) if scales[0] else 0
+    if not rank:
+        raise UserError("a matrix of zeros tells nothing of an example")
+    basis = jnp.asarray(right, jnp.float32)
+    from_values = jnp.asarray(left[:, :rank] / scales[:rank], jnp.float32)
+    known = jnp.einsum("br,rk->bk", values, from_values, precision="highest")
+
+    def transform(x: Array) -> Array:
+        flat = x.reshape(x.shape[0], -1)
+        return jnp.einsum("bd,kd->bk", flat, basis, precision="highest")
+
+    def inverse(y: Array) -> Array:
+        flat = jnp.einsum("bk,kd->bd", y, basis, precision="highest")
+        return flat.reshape(-1, *shape)
+
+    unknown = len(right) - rank
+    mask = jnp.float32(jnp.arange(len(right)) < rank)
+    return Measurement(jnp.pad(known, ((0, 0), (0, unknown))), mask, transform, inverse)
+
+
+def low_resolution(
+    image: Float[Array, "batch height width channels"], factor: int
+) -> Measurement:
+    """The means of squares of `factor` x `factor` pixels of `image` are known.
+
+    Raises:
+      UserError: squares that do not tile the image.
+    """
+    batch, height, width, channels = image.shape
+    if height % factor or width % factor:
+        raise UserError(
+            f"images of {height}x{width} cannot be tiled by squares of {factor} pixels"
+        )
+
+    def means(size: int) -> np.ndarray:
+        return np.repeat(np.eye(size // factor), factor, axis=1) / factor
+
+    matrix = np.kron(np.kron(means(height), means(width)), np.eye(channels))
+    values = jnp.einsum(
+        "bd,rd->br",
+        image.reshape(batch, -1),
+        jnp.asarray(matrix, jnp.float32),
+        precision="highest",
+    )
+    return linear(values, matrix, image.shape[1:])
 
 
 @dataclass(frozen=True)

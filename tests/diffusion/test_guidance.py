@@ -12,6 +12,8 @@ from research.diffusion.guidance import (
     colourization,
     guided,
     inpainting,
+    linear,
+    low_resolution,
     solve,
 )
 from research.diffusion.processes import VE, VP
@@ -148,7 +150,50 @@ def test_any_orthonormal_measurement():
     assert jnp.abs((x @ basis)[:, 3:] - (x0 @ basis)[:, 3:]).mean() > 0.2
 
 
+def test_any_linear_measurement():
+    """Three rows, the third of them the sum of the others: rank two in 8 dimensions."""
+    data = Gaussian(VP(), mean=0.1)
+    rows = np.random.default_rng(0).standard_normal((2, 8))
+    matrix = np.concatenate([rows, rows.sum(0, keepdims=True)])
+    x0 = jax.random.normal(jax.random.key(1), (4096, 2, 2, 2))
+    values = x0.reshape(-1, 8) @ jnp.float32(matrix.T)
+    measurement = linear(values, matrix, (2, 2, 2))
+    assert measurement.mask.sum() == 2
+    np.testing.assert_allclose(
+        measurement.inverse(measurement.transform(x0)), x0, atol=1e-5
+    )
+    sampler = PredictorCorrector(num_steps=200, min_time=1e-5)
+    run = jax.jit(lambda rng: solve(rng, sampler, data.score, VP(), measurement))
+    x = run(jax.random.key(2))[0].reshape(-1, 8)
+    np.testing.assert_allclose(x @ jnp.float32(matrix.T), values, atol=1e-3)
+    # What the rows leave open is the data's own Gaussian, in 6 of 8 dimensions.
+    basis = np.linalg.svd(rows)[2][2:]
+    free = x @ jnp.float32(basis.T)
+    np.testing.assert_allclose(free.var(axis=0), data.std**2, rtol=0.1)
+    np.testing.assert_allclose(free.mean(axis=0), 0.1 * basis.sum(1), atol=0.04)
+
+
+def test_low_resolution_keeps_the_means():
+    data = Gaussian(VP(), mean=0.1)
+    image = jax.random.uniform(jax.random.key(1), (16, 4, 6, 3), minval=-1.0)
+    sampler = PredictorCorrector(num_steps=50, min_time=1e-5)
+    measurement = low_resolution(image, factor=2)
+    x, _ = solve(jax.random.key(0), sampler, data.score, VP(), measurement)
+
+    def means(x):
+        return x.reshape(16, 2, 2, 3, 2, 3).mean((2, 4))
+
+    np.testing.assert_allclose(means(x), means(image), atol=1e-4)
+    assert jnp.abs(x - image).mean() > 0.2
+
+
 def test_what_cannot_be_done_is_told():
+    with pytest.raises(UserError, match="columns does not take"):
+        linear(jnp.zeros((2, 1)), np.ones((1, 5)), (2, 2))
+    with pytest.raises(UserError, match="zeros"):
+        linear(jnp.zeros((2, 1)), np.zeros((1, 4)), (2, 2))
+    with pytest.raises(UserError, match="4x6 cannot be tiled by squares of 4"):
+        low_resolution(jnp.zeros((2, 4, 6, 1)), factor=4)
     with pytest.raises(UserError, match="3 channels, got 1"):
         colourization(jnp.zeros((2, 4, 4, 1)))
     measurement = inpainting(jnp.zeros((2, 4, 4, 1)), jnp.ones((4, 4)))
