@@ -10,8 +10,8 @@ from typing import Any, Literal
 import flax.linen as nn
 import pytest
 
-from research.diffusion import samplers
 from research.data.sources import Digits
+from research.diffusion import samplers
 from research.errors import UserError
 from research.experiment import describe, identity, load, override
 

@@ -6,10 +6,11 @@ The path of vp_ddpmpp_fashion_mnist on colour images, to show what an unconditio
 model does with measurements of real ones (Song et al. 2021, arXiv:2011.13456, section 5
 and appendix I): the missing half is drawn, grey images are coloured, and means of
 squares of 4 pixels made sharp again. `launch.evaluate` draws them into the run's
-samples/: a row for each held-out image, the image first.
+samples/: a row for each held-out image, the image first. The images are TFDS's, or, with
+`--with images=FOLDER`, those of a folder with train/CLASS/ and test/CLASS/.
 Required beforehand: a held-out loss below the optimum of a Gaussian with the data's
-covariance, 0.0521, which `launch.evaluate` prints; and restorations that are nearer to their
-own image than to the next one.
+covariance, 0.0521, which `launch.evaluate` prints; and restorations that are nearer to
+their own image than to the next one.
 Ours: ?
 """
 
@@ -18,7 +19,7 @@ from functools import partial
 
 from experiments.score_sde import vp_ddpmpp_fashion_mnist
 from research.data.loader import Data
-from research.data.sources import Tfds
+from research.data.sources import ImageFolder, Source, Tfds
 from research.data.transforms import RandomFlip, Resize
 from research.diffusion.guidance import colourization, left_half, low_resolution
 from research.evals.gaussian import GaussianBaseline
@@ -27,9 +28,17 @@ from research.evals.samples import SampleGrid
 from research.experiment import Experiment, Required
 
 
-def experiment(num_steps: int = 4000, batch_size: int = 64) -> Experiment:
+def experiment(
+    num_steps: int = 3000, batch_size: int = 64, images: str = ""
+) -> Experiment:
     """About fifteen minutes on two CPU cores."""
     base = vp_ddpmpp_fashion_mnist.experiment(num_steps, batch_size)
+
+    def source(split: str) -> Source:
+        if images:
+            return ImageFolder(f"{images}/{split}")
+        return Tfds("cifar10", split=split)
+
     return replace(
         base,
         task=replace(
@@ -43,8 +52,8 @@ def experiment(num_steps: int = 4000, batch_size: int = 64) -> Experiment:
             image_shape=(16, 16, 3),
         ),
         data=Data(
-            train=Tfds("cifar10", split="train"),
-            eval={"test": Tfds("cifar10", split="test")},
+            train=source("train"),
+            eval={"test": source("test")},
             spec={"image": ((16, 16, 3), "uint8"), "label": ((), "int32")},
             batch_size=batch_size,
             transforms=(Resize(16), RandomFlip()),
