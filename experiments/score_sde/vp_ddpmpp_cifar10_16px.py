@@ -6,7 +6,7 @@ The path of vp_ddpmpp_fashion_mnist on colour images, to show what an unconditio
 model does with measurements of real ones (Song et al. 2021, arXiv:2011.13456, section 5
 and appendix I): the missing half is drawn, grey images are coloured, and means of
 squares of 4 pixels made sharp again. `launch.evaluate` draws them into the run's
-samples/: a row for each held-out image, the image first. The images are TFDS's, or, with
+samples/: a row for each held-out image, the image first. The images are TFDS's or, with
 `--with images=FOLDER`, those of a folder with train/CLASS/ and test/CLASS/.
 Required beforehand: a held-out loss below the optimum of a Gaussian with the data's
 covariance, 0.0521, which `launch.evaluate` prints; and restorations that are nearer to
