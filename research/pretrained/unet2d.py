@@ -17,7 +17,7 @@ we by height, so a folder is read and written for images of one size.
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,14 +63,14 @@ class Key(NamedTuple):
     supported: str
 
 
-def _only(*values: Any, default: Any = None) -> Key:
+def only(*values: Any, default: Any = None) -> Key:
     """Some values, the default one of them or, unsupported, given."""
     default = values[0] if default is None else default
     supported = " or ".join(map(json.dumps, values))
     return Key(default, lambda value: value in values, supported)
 
 
-def _count(value: Any) -> bool:
+def count(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
@@ -91,69 +91,69 @@ DOWN, UP = (
 
 # The defaults are those of diffusers 0.42.
 KEYS = {
-    "_class_name": _only("UNet2DModel"),
+    "_class_name": only("UNet2DModel"),
     "_diffusers_version": Key(None, lambda value: True, "anything"),
     "_name_or_path": Key(None, lambda value: True, "anything"),
     "sample_size": Key(
         None,
-        lambda size: _count(size) or (_list_of(_count)(size) and len(size) == 2),
+        lambda size: count(size) or (_list_of(count)(size) and len(size) == 2),
         "the height and width of the images, [height, width] or one number",
     ),
-    "in_channels": Key(3, _count, "a number of channels"),
-    "out_channels": Key(3, _count, "a number of channels"),
-    "center_input_sample": _only(False, True),
-    "time_embedding_type": _only("positional", "fourier"),
+    "in_channels": Key(3, count, "a number of channels"),
+    "out_channels": Key(3, count, "a number of channels"),
+    "center_input_sample": only(False, True),
+    "time_embedding_type": only("positional", "fourier"),
     "time_embedding_dim": Key(
-        None, lambda dim: dim is None or _count(dim), "null or a width"
+        None, lambda dim: dim is None or count(dim), "null or a width"
     ),
-    "freq_shift": _only(0, 1),
-    "flip_sin_to_cos": _only(True, False),
+    "freq_shift": only(0, 1),
+    "flip_sin_to_cos": only(True, False),
     "down_block_types": Key(
         [DOWN[0], DOWN[1], DOWN[1], DOWN[1]],
         _list_of(lambda block: block in DOWN),
         f"a list of {', '.join(DOWN)}",
     ),
-    "mid_block_type": _only("UNetMidBlock2D"),
+    "mid_block_type": only("UNetMidBlock2D"),
     "up_block_types": Key(
         [UP[1], UP[1], UP[1], UP[0]],
         _list_of(lambda block: block in UP),
         f"a list of {', '.join(UP)}",
     ),
     "block_out_channels": Key(
-        [224, 448, 672, 896], _list_of(_count), "a list of numbers of channels"
+        [224, 448, 672, 896], _list_of(count), "a list of numbers of channels"
     ),
-    "layers_per_block": Key(2, _count, "a number of blocks"),
+    "layers_per_block": Key(2, count, "a number of blocks"),
     "mid_block_scale_factor": Key(
         1, lambda scale: type(scale) in (int, float), "a number"
     ),
-    "downsample_padding": _only(1, 0),
-    "downsample_type": _only("conv"),
-    "upsample_type": _only("conv"),
+    "downsample_padding": only(1, 0),
+    "downsample_type": only("conv"),
+    "upsample_type": only("conv"),
     "dropout": Key(
         0.0,
         lambda rate: type(rate) in (int, float) and 0 <= rate < 1,
         "a rate from 0 to below 1",
     ),
-    "act_fn": _only("silu", "swish"),
+    "act_fn": only("silu", "swish"),
     "attention_head_dim": Key(
-        8, lambda dim: dim is None or _count(dim), "null, for one head, or a width"
+        8, lambda dim: dim is None or count(dim), "null, for one head, or a width"
     ),
     "norm_num_groups": Key(
         32,
-        lambda groups: groups is None or _count(groups),
+        lambda groups: groups is None or count(groups),
         "null or a number of groups",
     ),
     "attn_norm_num_groups": Key(
-        None, lambda groups: groups is None or _count(groups), "null or norm_num_groups"
+        None, lambda groups: groups is None or count(groups), "null or norm_num_groups"
     ),
     "norm_eps": Key(
         1e-5, lambda eps: type(eps) in (int, float) and eps > 0, "a positive number"
     ),
-    "resnet_time_scale_shift": _only("default"),
-    "add_attention": _only(True),
-    "class_embed_type": _only(None),
-    "num_class_embeds": _only(None),
-    "num_train_timesteps": _only(None),
+    "resnet_time_scale_shift": only("default"),
+    "add_attention": only(True),
+    "class_embed_type": only(None),
+    "num_class_embeds": only(None),
+    "num_train_timesteps": only(None),
 }
 
 NORM = {"scale": ("weight", (0,)), "bias": ("bias", (0,))}
@@ -541,24 +541,35 @@ def _is_ncsnpp(config: Config) -> bool:
     return config["down_block_types"][0] in (SKIP[0], ATTENDED(SKIP[0]))
 
 
+def checked(config: Config, keys: Mapping[str, Key], file: str) -> Config:
+    """With the value of every key, each supported alone.
+
+    Raises:
+      UserError: a key or a value that is not supported, by its name and its file's.
+    """
+    for key in sorted(config.keys() - keys.keys()):
+        raise UserError(
+            f"{key} = {json.dumps(config[key])} in {file} is not supported: expected "
+            f"only {', '.join(keys)}"
+        )
+    config = {key: config.get(key, there.default) for key, there in keys.items()}
+    for key, there in keys.items():
+        _require(config, file, there.accepts(config[key]), key, there.supported)
+    return config
+
+
+def _require(config: Config, file: str, holds: bool, key: str, supported: str) -> None:
+    if not holds:
+        raise UserError(
+            f"{key} = {json.dumps(config[key])} in {file} is not supported: expected "
+            f"{supported}"
+        )
+
+
 def _checked(config: Config) -> Config:
     """With the value of every key, each supported alone and with the others."""
-    for key in sorted(config.keys() - KEYS.keys()):
-        raise UserError(
-            f"{key} = {json.dumps(config[key])} in {CONFIG} is not supported: expected "
-            f"only {', '.join(KEYS)}"
-        )
-    config = {key: config.get(key, there.default) for key, there in KEYS.items()}
-
-    def require(holds: bool, key: str, supported: str) -> None:
-        if not holds:
-            raise UserError(
-                f"{key} = {json.dumps(config[key])} in {CONFIG} is not supported: "
-                f"expected {supported}"
-            )
-
-    for key, there in KEYS.items():
-        require(there.accepts(config[key]), key, there.supported)
+    config = checked(config, KEYS, CONFIG)
+    require = partial(_require, config, CONFIG)
 
     widths, groups = config["block_out_channels"], config["norm_num_groups"]
     head_dim = config["attention_head_dim"] or 1

@@ -7,6 +7,8 @@ of no data at all, but smooth and far from linear.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import diffusers.schedulers.deprecated.scheduling_karras_ve as karras_ve
 import diffusers.schedulers.deprecated.scheduling_sde_vp as sde_vp
@@ -18,7 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, HeunDiscreteScheduler
+from diffusers import DDPMPipeline, UNet2DModel
+from diffusers.pipelines.deprecated.score_sde_ve import (
+    ScoreSdeVePipeline,
+    pipeline_score_sde_ve,
+)
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_heun_discrete import HeunDiscreteScheduler
 
 from research.diffusion.karras import Karras, noise_level
 from research.diffusion.processes import DDPM, VE, VP, batch_mul
@@ -31,6 +39,8 @@ from research.diffusion.samplers import (
     euler_maruyama,
     reverse_diffusion,
 )
+from research.pretrained import schedulers
+from tests.parity.test_unet2d import randomized
 
 TOLERANCE = 1e-5  # of the largest element of the samples
 SHAPE = (3, 2, 4, 1)
@@ -90,7 +100,9 @@ def assert_same(ours: np.ndarray, theirs: torch.Tensor) -> None:
 
 NUM_LEVELS = 60
 CHAIN = DDPM(0.06, 12.0, NUM_LEVELS)
-BETAS = dict(num_train_timesteps=NUM_LEVELS, beta_start=1e-3, beta_end=0.2)
+BETAS: dict[str, Any] = dict(
+    num_train_timesteps=NUM_LEVELS, beta_start=1e-3, beta_end=0.2
+)
 
 
 def of_chain(x, t, a, s):
@@ -131,7 +143,7 @@ def test_ddpm_in_fewer_steps(monkeypatch):
 # the whole chain: they step by N // num_steps whatever the times, so the time that a
 # step goes to is not the one that the next step starts from. Nor is "trailing" with a
 # number of steps that does not divide the chain's, whose times are rounded.
-SPACINGS = {
+SPACINGS: dict[str, tuple[int, dict[str, Any], tuple[int, int]]] = {
     "leading": (15, {}, (56, 0)),
     "leading-7": (7, {}, (48, 0)),
     "leading-offset": (15, {"steps_offset": 1}, (57, 1)),
@@ -166,7 +178,9 @@ def by_level(x, t, a, s):
 @pytest.mark.parametrize("num_corrections", [1, 2])
 def test_score_sde_ve(num_corrections, monkeypatch):
     """Predictor and corrector; the score of both, and `scale` by the level."""
-    settings = dict(snr=0.2, sigma_min=0.02, sigma_max=30.0, sampling_eps=1e-4)
+    settings: dict[str, Any] = dict(
+        snr=0.2, sigma_min=0.02, sigma_max=30.0, sampling_eps=1e-4
+    )
     sampler = PredictorCorrector(
         reverse_diffusion, Langevin(0.2, num_corrections), 25, min_time=1e-4
     )
@@ -202,7 +216,7 @@ def test_score_sde_vp(monkeypatch):
 @pytest.mark.parametrize("churn", [0.0, 6.0, 80.0])
 def test_karras_ve(churn, monkeypatch):
     """What they call a schedule of sigmas is geometric, from sigma_max^2 down."""
-    settings = dict(s_min=0.05, s_max=5.0, s_noise=1.007, s_churn=churn)
+    settings: dict[str, Any] = dict(s_min=0.05, s_max=5.0, s_noise=1.007, s_churn=churn)
     sampler = Karras(
         num_steps=20,
         rho=math.inf,
@@ -258,3 +272,91 @@ def test_karras_levels(num_steps):
     scheduler.set_timesteps(num_steps)
     ours = Karras(num_steps, min_time=0.0).levels(CHAIN)
     np.testing.assert_allclose(ours, scheduler.sigmas[:-1], rtol=1e-5)
+
+
+def settings_of(scheduler) -> dict[str, Any]:
+    config = scheduler.config.items()
+    return {key: value for key, value in config if not key.startswith("_")}
+
+
+NCSNPP: dict[str, Any] = dict(
+    sample_size=8,
+    layers_per_block=1,
+    block_out_channels=[8, 16],
+    down_block_types=["SkipDownBlock2D"] * 2,
+    up_block_types=["SkipUpBlock2D"] * 2,
+    time_embedding_type="fourier",
+    norm_num_groups=None,
+    attention_head_dim=None,
+    mid_block_scale_factor=math.sqrt(2),
+    center_input_sample=True,
+)
+
+
+def test_pipeline_of_ncsnpp(monkeypatch, tmp_path):
+    """A folder of theirs, our samples: a network and all its corrections and steps."""
+    unet = randomized(UNet2DModel(**NCSNPP)).eval()
+    scheduler = sde_ve.ScoreSdeVeScheduler(6, 0.2, 0.02, 30.0, correct_steps=1)
+    pipeline = ScoreSdeVePipeline(unet, scheduler)
+    pipeline.save_pretrained(tmp_path / "theirs")
+    task, variables = schedulers.load(str(tmp_path / "theirs"))
+    shape = (2, *task.image_shape)
+    compiled = jax.jit(partial(task.score, variables))
+
+    def score(x, t):
+        with jax.disable_jit(False):
+            return compiled(x, t)
+
+    with recorded(monkeypatch) as noises:
+        ours, evaluations = task.sampler(jax.random.key(0), score, task.process, shape)
+    assert evaluations == 12
+    assert task.image_shape == (8, 8, 3)
+
+    def channels_first(*_, **__):
+        return noises.pop(0).permute(0, 3, 1, 2)
+
+    for module in (sde_ve, pipeline_score_sde_ve):
+        monkeypatch.setattr(module, "randn_tensor", channels_first)
+    pipeline.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(torch.Tensor, "clamp", lambda x, *_: x)
+    theirs = pipeline(2, num_inference_steps=6, output_type="numpy").images
+    assert_same(np.asarray(ours), torch.from_numpy(theirs))
+
+    schedulers.save(str(tmp_path / "ours"), task, variables)
+    again = ScoreSdeVePipeline.from_pretrained(tmp_path / "ours")
+    assert settings_of(again.scheduler) == settings_of(scheduler)
+    for name, weight in again.unet.state_dict().items():
+        assert torch.equal(weight, unet.state_dict()[name])
+
+
+def test_pipeline_of_ddpm(tmp_path):
+    """Its trajectory is tested above; here is the score that it follows."""
+    unet = UNet2DModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=[8],
+        down_block_types=["DownBlock2D"],
+        up_block_types=["UpBlock2D"],
+        norm_num_groups=4,
+    )
+    unet = randomized(unet).eval()
+    scheduler = ddpm.DDPMScheduler(variance_type="fixed_large", clip_sample_range=2.0)
+    DDPMPipeline(unet, scheduler).save_pretrained(tmp_path / "theirs")
+    task, variables = schedulers.load(str(tmp_path / "theirs"))
+    steps = torch.tensor([0, 371, 999])
+    x = np.random.default_rng(0).standard_normal((3, 8, 8, 3), np.float32)
+    with torch.no_grad():
+        noise = unet(torch.from_numpy(x).permute(0, 3, 1, 2), steps).sample
+    # In float64: in float32, one minus theirs is off by 8e-5 at the first step.
+    std = (1 - (1 - scheduler.betas.double()).cumprod(0)[steps]).sqrt()
+    score = jax.jit(task.score)
+    ours = score(variables, jnp.asarray(x), jnp.asarray(steps / 999))
+    assert_same(
+        np.asarray(batch_mul(jnp.asarray(std, jnp.float32), ours)),
+        -noise.permute(0, 2, 3, 1),
+    )
+    schedulers.save(str(tmp_path / "ours"), task, variables)
+    again = DDPMPipeline.from_pretrained(tmp_path / "ours")
+    assert settings_of(again.scheduler) == settings_of(scheduler)
+    for name, weight in again.unet.state_dict().items():
+        assert torch.equal(weight, unet.state_dict()[name])
