@@ -8,7 +8,7 @@ what a task of ours says:
     DDPMScheduler        the chain of Ho et al. 2020, arXiv:2006.11239, ancestrally
     ScoreSdeVeScheduler  VE of Song et al. 2021, arXiv:2011.13456, predictor, corrector
 
-The trajectories are the same, number for number, given the same noise.
+Given the same noise, the samples are theirs to rounding.
 """
 
 from collections.abc import Callable
@@ -37,9 +37,20 @@ from research.diffusion.samplers import (
 from research.errors import UserError
 from research.layers.embeddings import FourierEmbedding, SinusoidalEmbedding
 from research.models.score_unet import ScoreUNet
-from research.pretrained import unet2d
 from research.pretrained.tables import ImageShape
-from research.pretrained.unet2d import Config, Key, checked, count, only
+from research.pretrained.unet2d import CONFIG as UNET_CONFIG
+from research.pretrained.unet2d import (
+    Config,
+    Key,
+    checked,
+    count,
+    image_shape_of,
+    only,
+    read_config,
+    write_config,
+)
+from research.pretrained.unet2d import load as load_unet
+from research.pretrained.unet2d import save as save_unet
 from research.tasks.base import Variables
 from research.tasks.score_matching import ScoreMatching, UniformLevels
 
@@ -102,7 +113,7 @@ def load(folder: str) -> tuple[ScoreMatching, Variables]:
     """
     path = Path(folder).expanduser()
     if (path / INDEX).is_file():
-        index = unet2d.read_config(path / INDEX, SOURCE)
+        index = read_config(path / INDEX, SOURCE)
         parts = {name for name in index if not name.startswith("_")}
         if parts != {"unet", "scheduler"}:
             raise UserError(
@@ -113,10 +124,10 @@ def load(folder: str) -> tuple[ScoreMatching, Variables]:
         path / part if (path / part).is_dir() else path
         for part in ("unet", "scheduler")
     )
-    config = unet2d.read_config(scheduler / CONFIG, SOURCE)
-    shape = unet2d.read_config(unet / unet2d.CONFIG, SOURCE)
-    network, variables = unet2d.load(str(unet))
-    return task_of(config, network, unet2d.image_shape_of(shape)), variables
+    config = read_config(scheduler / CONFIG, SOURCE)
+    shape = read_config(unet / UNET_CONFIG, SOURCE)
+    network, variables = load_unet(str(unet))
+    return task_of(config, network, image_shape_of(shape)), variables
 
 
 def save(folder: str, task: ScoreMatching, variables: Variables) -> None:
@@ -133,16 +144,16 @@ def save(folder: str, task: ScoreMatching, variables: Variables) -> None:
     """
     config, path = config_of(task), Path(folder).expanduser()
     network = _score_unet(task)
-    unet2d.save(str(path / "unet"), network, variables, task.image_shape[:2])
+    save_unet(str(path / "unet"), network, variables, task.image_shape[:2])
     (path / "scheduler").mkdir(exist_ok=True)
-    unet2d.write_config(path / "scheduler" / CONFIG, config)
+    write_config(path / "scheduler" / CONFIG, config)
     name = config["_class_name"]
     index = {
         "_class_name": name.replace("Scheduler", "Pipeline"),
         "scheduler": ["diffusers", name],
         "unet": ["diffusers", "UNet2DModel"],
     }
-    unet2d.write_config(path / INDEX, index)
+    write_config(path / INDEX, index)
 
 
 def task_of(
