@@ -68,11 +68,14 @@ _positive = Key(
     None, lambda value: type(value) in (int, float) and value > 0, "a positive number"
 )
 _free = Key(None, lambda value: True, "anything")
+# Of their first versions: what library the steps were computed in.
+_either = Key(None, lambda value: value in (None, "pt", "np"), '"pt" or "np"')
 
 # The defaults are those of diffusers 0.42.
 DDPM_KEYS = {
     "_class_name": only("DDPMScheduler"),
     "_diffusers_version": _free,
+    "tensor_format": _either,
     "num_train_timesteps": only(1000),
     "beta_start": _positive._replace(default=1e-4),
     "beta_end": _positive._replace(default=0.02),
@@ -93,6 +96,7 @@ DDPM_KEYS = {
 VE_KEYS = {
     "_class_name": only("ScoreSdeVeScheduler"),
     "_diffusers_version": _free,
+    "tensor_format": _either,
     "num_train_timesteps": Key(2000, count, "a number of steps"),
     "snr": _positive._replace(default=0.15),
     "sigma_min": _positive._replace(default=0.01),

@@ -169,6 +169,36 @@ def test_there_and_back(config, tmp_path):
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize(
+    ("mults", "size", "num_blocks", "num_params"),
+    [
+        ((8, 8, 16, 16, 16, 16, 16), 256, 2, 65_574_549),
+        ((1, 2, 4, 8, 16, 32, 32, 32), 1024, 1, 105_785_896),
+    ],
+)
+def test_published_ncsnpp(mults, size, num_blocks, num_params):
+    """Names and shapes of all leaves, with attention at 16 pixels, in no memory."""
+    attended = [size // 2**level == 16 for level in range(len(mults))]
+    config = NCSNPP | dict(
+        sample_size=size,
+        layers_per_block=num_blocks,
+        block_out_channels=[16 * mult for mult in mults],
+        **levels(*attended, kind="Skip"),
+    )
+    with torch.device("meta"):
+        state = UNet2DModel(**config).state_dict()
+    theirs = {name: tuple(leaf.shape) for name, leaf in state.items()}
+    assert sum(map(math.prod, theirs.values())) == num_params
+    network = unet2d.network_of(config)
+    leaves = unet2d.expected_leaves(network, (size, size, 3))
+    ours = {}
+    for path, (name, axes) in unet2d.leaf_names(network, leaves).items():
+        shape = leaves[path].shape
+        shape = (1,) * (len(axes) - len(shape)) + shape
+        ours[name] = tuple(shape[axis] for axis in np.argsort(axes))
+    assert ours == theirs
+
+
 def test_older_names_of_attention(tmp_path):
     """Their library reads these too, to the same weights."""
     theirs = randomized(UNet2DModel(**CONFIGS["heads"]))

@@ -213,6 +213,23 @@ def test_folders_there_and_back(make, tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, read, variables))
 
 
+def test_a_task_that_was_read_samples(tmp_path):
+    task = ve(num_train_timesteps=3)
+    leaves = unet2d.expected_leaves(task.network, (4, 4, 3))
+    zeros = {path: np.zeros(leaf.shape, np.float32) for path, leaf in leaves.items()}
+    schedulers.save(str(tmp_path), task, unflatten_dict(zeros, sep="/"))
+    again, variables = schedulers.load(str(tmp_path))
+    drawn = jax.jit(again.sample, static_argnums=2)(variables, jax.random.key(0), 2)
+    assert drawn["image"].shape == (2, 4, 4, 3) and drawn["image"].dtype == np.uint8
+    assert drawn["nfe"] == 6
+
+
+def test_first_versions():
+    assert ddpm(tensor_format="pt").sampler == ddpm().sampler
+    with pytest.raises(UserError, match='tensor_format = "jax".*"pt" or "np"'):
+        ve(tensor_format="jax")
+
+
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="no scheduler_config.json in .*DDPMPipeline"):
         schedulers.load(str(tmp_path))
