@@ -113,7 +113,6 @@ CONFIGS = {
         center_input_sample=False,
         norm_eps=1e-4,
         attention_head_dim=4,
-        norm_num_groups=3,
         dropout=0.2,
         **levels(False, False, kind="Skip"),
     ),
