@@ -6,6 +6,7 @@ arXiv:2011.13456, section 4). All are pure functions that may be jitted with the
 sharded in any way.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -332,7 +333,8 @@ class DDIM:
     again at the next time. `eta` is the part of the noise that is drawn anew: 0 is
     deterministic, 1 the ancestral sampler of the chain of these times. The times go
     down evenly from `max_time` to `min_time`; with `denoise` the last jump is to the
-    data. Whatever `max_time` is, samples start as the prior.
+    data. Whatever `max_time` is, samples start as the prior. x0 is kept in
+    [-`max_data`, `max_data`] and the noise left as it is, which `Clipped` changes too.
     """
 
     num_steps: int = 50
@@ -340,6 +342,7 @@ class DDIM:
     min_time: float = 1e-3
     denoise: bool = True
     max_time: float = 1.0
+    max_data: float = math.inf
 
     def __call__(
         self,
@@ -358,7 +361,7 @@ class DDIM:
         def jump(x, inputs):
             time, (a, s), (next_a, next_s), rng = inputs
             noise = -s * score(x, jnp.full(shape[:1], time))
-            x0 = (x - s * noise) / a
+            x0 = jnp.clip((x - s * noise) / a, -self.max_data, self.max_data)
             # The variance of x(next) given x(t) and x0, in the chain of these times.
             added = jnp.square(s) - jnp.square(a / next_a * next_s)
             fresh = self.eta * next_s / s * jnp.sqrt(jnp.maximum(added, 0))

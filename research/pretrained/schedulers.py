@@ -6,11 +6,13 @@ such as google/ddpm-* and google/ncsnpp-*, hold all files side by side. What it 
 what a task of ours says:
 
     DDPMScheduler        the chain of Ho et al. 2020, arXiv:2006.11239, ancestrally
+    DDIMScheduler        the same in fewer steps, Song et al. 2021, arXiv:2010.02502
     ScoreSdeVeScheduler  VE of Song et al. 2021, arXiv:2011.13456, predictor, corrector
 
 Given the same noise, the samples are theirs to rounding.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from research.diffusion.samplers import (
     Clipped,
     Langevin,
     PredictorCorrector,
+    Sampler,
     ancestral,
     reverse_diffusion,
 )
@@ -55,7 +58,7 @@ from research.tasks.base import Variables
 from research.tasks.score_matching import ScoreMatching, UniformLevels
 
 CONFIG, INDEX = "scheduler_config.json", "model_index.json"
-SOURCE = "give a folder that a DDPMPipeline or ScoreSdeVePipeline of diffusers wrote"
+SOURCE = "give one that diffusers' DDPM-, DDIM- or ScoreSdeVePipeline wrote"
 
 PREDICTIONS: dict[str, Parameterization] = {
     "epsilon": Noise(),
@@ -92,6 +95,13 @@ DDPM_KEYS = {
     "timestep_spacing": only("leading", "trailing", "linspace"),
     "steps_offset": only(0),
     "rescale_betas_zero_snr": only(False),
+}
+DDIM_KEYS = {key: there for key, there in DDPM_KEYS.items() if key != "variance_type"}
+DDIM_KEYS |= {
+    "_class_name": only("DDIMScheduler"),
+    "timestep_spacing": only("leading", "trailing"),
+    "steps_offset": Key(0, lambda offset: count(offset) or offset == 0, "0 or more"),
+    "set_alpha_to_one": only(True),
 }
 VE_KEYS = {
     "_class_name": only("ScoreSdeVeScheduler"),
@@ -184,7 +194,7 @@ def config_of(task: ScoreMatching) -> Config:
     Raises:
       UserError: a setting of the task that theirs do not have, by its name.
     """
-    config = _ddpm_config(task) if isinstance(task.process, DDPM) else _ve_config(task)
+    config = _chain_config(task) if isinstance(task.process, DDPM) else _ve_config(task)
     again = task_of(config, _score_unet(task), task.image_shape)
     for name in ("process", "sampler", "predicts", "condition", "pixels"):
         wanted = getattr(again, name)
@@ -194,6 +204,44 @@ def config_of(task: ScoreMatching) -> Config:
                 f"diffusers' {config['_class_name']}: expected {wanted}"
             )
     return config
+
+
+def ddim_of(config: Config, num_steps: int = 50, eta: float = 0.0) -> DDIM:
+    """The sampler of a DDIMScheduler, by default as its pipeline calls it.
+
+    Args:
+      config: of the scheduler.
+      num_steps, eta: which the config leaves open.
+
+    Raises:
+      UserError: a key or a value that is not supported, or a number of steps whose
+        times are not even.
+    """
+    config = checked(config, DDIM_KEYS, CONFIG)
+    num_levels, offset = config["num_train_timesteps"], config["steps_offset"]
+    spacing = config["timestep_spacing"]
+    if (
+        not 0 < num_steps <= num_levels
+        or spacing == "trailing"
+        and (num_levels % num_steps or offset)
+    ):
+        raise UserError(
+            f"{num_steps} steps with timestep_spacing = {spacing} and steps_offset = "
+            f"{offset} in {CONFIG} are not supported: expected 1 to {num_levels} steps "
+            "and, with trailing, a divisor of that and no offset"
+        )
+    stride = num_levels // num_steps
+    last = stride - 1 if spacing == "trailing" else offset
+    first = last + (num_steps - 1) * stride
+    return DDIM(
+        num_steps,
+        eta,
+        min_time=last / (num_levels - 1),
+        max_time=first / (num_levels - 1),
+        max_data=float(config["clip_sample_range"])
+        if config["clip_sample"]
+        else math.inf,
+    )
 
 
 def _ddpm(config: Config, network: ScoreUNet, image_shape: ImageShape) -> ScoreMatching:
@@ -208,6 +256,21 @@ def _ddpm(config: Config, network: ScoreUNet, image_shape: ImageShape) -> ScoreM
         else PredictorCorrector(ancestral, None, num_levels, min_time=0.0)
     )
     bound = float(config["clip_sample_range"])
+    sampler = Clipped(sampler, -bound, bound) if config["clip_sample"] else sampler
+    return _of_chain(config, sampler, network, image_shape)
+
+
+def _ddim(config: Config, network: ScoreUNet, image_shape: ImageShape) -> ScoreMatching:
+    sampler = ddim_of(config)
+    config = checked(config, DDIM_KEYS, CONFIG)
+    _require_embedding(network, SinusoidalEmbedding, "positional", "DDIMScheduler")
+    return _of_chain(config, sampler, network, image_shape)
+
+
+def _of_chain(
+    config: Config, sampler: Sampler, network: ScoreUNet, image_shape: ImageShape
+) -> ScoreMatching:
+    num_levels = config["num_train_timesteps"]
     beta_min, beta_max = (
         _rounded(config[key] * num_levels) for key in ("beta_start", "beta_end")
     )
@@ -215,7 +278,7 @@ def _ddpm(config: Config, network: ScoreUNet, image_shape: ImageShape) -> ScoreM
         network=network,
         process=DDPM(beta_min, beta_max, num_levels),
         pixels=Pixels(low=-1.0, high=1.0),
-        sampler=Clipped(sampler, -bound, bound) if config["clip_sample"] else sampler,
+        sampler=sampler,
         image_shape=image_shape,
         times=UniformLevels(num_levels),
         condition=time,
@@ -223,24 +286,39 @@ def _ddpm(config: Config, network: ScoreUNet, image_shape: ImageShape) -> ScoreM
     )
 
 
-def _ddpm_config(task: ScoreMatching) -> Config:
+def _chain_config(task: ScoreMatching) -> Config:
     process, sampler = task.process, task.sampler
     assert isinstance(process, DDPM)
-    clipped = isinstance(sampler, Clipped)
-    inner = sampler.sampler if clipped else sampler
-    return {
-        "_class_name": "DDPMScheduler",
-        "num_train_timesteps": process.num_levels,
-        "beta_start": _rounded(process.beta_min / process.num_levels),
-        "beta_end": _rounded(process.beta_max / process.num_levels),
+    num_levels = process.num_levels
+    shared = {
+        "num_train_timesteps": num_levels,
+        "beta_start": _rounded(process.beta_min / num_levels),
+        "beta_end": _rounded(process.beta_max / num_levels),
         "beta_schedule": "linear",
-        "variance_type": "fixed_small" if isinstance(inner, DDIM) else "fixed_large",
-        "clip_sample": clipped,
-        "clip_sample_range": sampler.high if clipped else 1.0,
         "prediction_type": next(
             (name for name, there in PREDICTIONS.items() if there == task.predicts),
             "epsilon",
         ),
+    }
+    if isinstance(sampler, DDIM) and sampler.num_steps < num_levels:
+        trailing = sampler.max_time == 1 and sampler.min_time > 0
+        clipped = sampler.max_data < math.inf
+        return shared | {
+            "_class_name": "DDIMScheduler",
+            "timestep_spacing": "trailing" if trailing else "leading",
+            "steps_offset": 0
+            if trailing
+            else round(sampler.min_time * (num_levels - 1)),
+            "clip_sample": clipped,
+            "clip_sample_range": sampler.max_data if clipped else 1.0,
+        }
+    clip = sampler if isinstance(sampler, Clipped) else None
+    inner = sampler if clip is None else clip.sampler
+    return shared | {
+        "_class_name": "DDPMScheduler",
+        "variance_type": "fixed_small" if isinstance(inner, DDIM) else "fixed_large",
+        "clip_sample": clip is not None,
+        "clip_sample_range": 1.0 if clip is None else clip.high,
     }
 
 
@@ -293,6 +371,7 @@ def _ve_config(task: ScoreMatching) -> Config:
 
 TASKS: dict[Any, Callable[[Config, ScoreUNet, ImageShape], ScoreMatching]] = {
     "DDPMScheduler": _ddpm,
+    "DDIMScheduler": _ddim,
     "ScoreSdeVeScheduler": _ve,
 }
 """What makes the task of each of their schedulers."""

@@ -186,6 +186,17 @@ def test_clipped_data():
     assert evaluations == 1
 
 
+def test_ddim_keeps_the_data_in_a_range_and_the_noise_as_it_is():
+    jump = DDIM(1, min_time=0.2, denoise=False, max_time=0.6)
+    free, _ = draw(jump, (64, 3))
+    x, _ = draw(replace(jump, max_data=0.5), (64, 3))
+    start = DATA.process.prior(jax.random.split(jax.random.key(0))[0], (64, 3))
+    (a, b), (s, _) = DATA.process.marginal(jnp.ones(2), jnp.array([0.6, 0.2]))
+    x0 = (start + s**2 * DATA.score(start, jnp.full(64, 0.6))) / a
+    assert (jnp.abs(x0) > 0.6).any()
+    np.testing.assert_allclose(x - free, b * (jnp.clip(x0, -0.5, 0.5) - x0), atol=1e-5)
+
+
 def test_without_a_predictor_only_the_corrector_acts():
     sampler = PredictorCorrector(None, Langevin(0.05, 2), num_steps=25)
     assert draw(sampler, (3, 2))[1] == 50

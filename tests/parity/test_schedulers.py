@@ -98,6 +98,11 @@ def assert_same(ours: np.ndarray, theirs: torch.Tensor) -> None:
     assert gap < TOLERANCE
 
 
+def settings_of(scheduler) -> dict[str, Any]:
+    config = scheduler.config.items()
+    return {key: value for key, value in config if not key.startswith("_")}
+
+
 NUM_LEVELS = 60
 CHAIN = DDPM(0.06, 12.0, NUM_LEVELS)
 BETAS: dict[str, Any] = dict(
@@ -169,6 +174,23 @@ def test_clipped_ddim(monkeypatch):
     sampler = Clipped(DDIM(15, eta=0.6, min_time=0.0, max_time=56 / 59), -0.5, 0.5)
     options = dict(eta=0.6, use_clipped_model_output=True)
     run_chain(monkeypatch, sampler, scheduler, 15, **options)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing"])
+def test_ddim_by_its_config(spacing, monkeypatch):
+    """Of a chain of 1000, clipped as their pipeline clips: not the noise."""
+    scheduler = ddim.DDIMScheduler(clip_sample_range=0.7, timestep_spacing=spacing)
+    sampler = schedulers.ddim_of(
+        {"_class_name": "DDIMScheduler", **settings_of(scheduler)}, 10, eta=0.5
+    )
+    chain = DDPM()
+    ours, noises = run(monkeypatch, sampler, chain, of_chain)
+    scheduler.set_timesteps(10)
+    x = noises.pop(0)
+    for step in scheduler.timesteps:
+        output = toy(torch, x, step / 999)
+        x = scheduler.step(output, step, x, eta=0.5).prev_sample
+    assert_same(ours, x)
 
 
 def by_level(x, t, a, s):
@@ -272,11 +294,6 @@ def test_karras_levels(num_steps):
     scheduler.set_timesteps(num_steps)
     ours = Karras(num_steps, min_time=0.0).levels(CHAIN)
     np.testing.assert_allclose(ours, scheduler.sigmas[:-1], rtol=1e-5)
-
-
-def settings_of(scheduler) -> dict[str, Any]:
-    config = scheduler.config.items()
-    return {key: value for key, value in config if not key.startswith("_")}
 
 
 NCSNPP: dict[str, Any] = dict(

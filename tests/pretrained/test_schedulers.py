@@ -60,6 +60,18 @@ DDPM_CONFIG = {
     "clip_sample_range": 1.0,
     "prediction_type": "epsilon",
 }
+DDIM_CONFIG = {
+    "_class_name": "DDIMScheduler",
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "prediction_type": "epsilon",
+}
 VE_CONFIG = {
     "_class_name": "ScoreSdeVeScheduler",
     "num_train_timesteps": 2000,
@@ -73,6 +85,10 @@ VE_CONFIG = {
 
 def ddpm(**changed):
     return schedulers.task_of(DDPM_CONFIG | changed, DDPM_NETWORK, (4, 4, 3))
+
+
+def ddim(**changed):
+    return schedulers.task_of(DDIM_CONFIG | changed, DDPM_NETWORK, (4, 4, 3))
 
 
 def ve(**changed):
@@ -104,6 +120,34 @@ def test_relatives_of_ddpm():
     assert schedulers.config_of(task) == DDPM_CONFIG | changed
 
 
+def test_ddim():
+    """Steps 980, 960, ..., 0, whatever the config says nothing of."""
+    task = ddim()
+    assert task.process == DDPM(beta_min=0.1, beta_max=20.0, num_levels=1000)
+    first = DDIM(50, min_time=0.0, max_time=980 / 999, max_data=1.0)
+    assert task.sampler == first
+    assert schedulers.config_of(task) == DDIM_CONFIG
+    changed = {"steps_offset": 1, "clip_sample": False}
+    task = ddim(**changed)
+    assert task.sampler == DDIM(50, min_time=1 / 999, max_time=981 / 999)
+    assert schedulers.config_of(task) == DDIM_CONFIG | changed
+    task = ddim(timestep_spacing="trailing", clip_sample_range=2.0)
+    assert task.sampler == DDIM(50, min_time=19 / 999, max_data=2.0)
+    trailing = {"timestep_spacing": "trailing", "clip_sample_range": 2.0}
+    assert schedulers.config_of(task) == DDIM_CONFIG | trailing
+    fewer = schedulers.ddim_of(DDIM_CONFIG, 7, eta=0.5)
+    assert fewer == DDIM(7, 0.5, min_time=0.0, max_time=852 / 999, max_data=1.0)
+    with pytest.raises(UserError, match="sampler = DDIM.num_steps=7.*num_steps=50"):
+        schedulers.config_of(replace(task, sampler=fewer))
+    for num_steps, match in (
+        (7, "7 steps with .*trailing"),
+        (0, "0 steps"),
+        (1001, ""),
+    ):
+        with pytest.raises(UserError, match=f"{match}.*expected 1 to 1000 steps"):
+            schedulers.ddim_of(DDIM_CONFIG | trailing, num_steps)
+
+
 def test_published_ncsnpp():
     task = ve()
     assert task.process == VE(0.01, 348.0)
@@ -130,20 +174,33 @@ def test_absent_keys_have_the_defaults_of_their_library():
 @pytest.mark.parametrize(
     ("config", "key", "value", "supported"),
     [
-        (DDPM_CONFIG, "_class_name", "PNDMScheduler", "DDPMScheduler or ScoreSdeVe"),
-        (DDPM_CONFIG, "_class_name", None, "DDPMScheduler or ScoreSdeVe"),
+        (
+            DDPM_CONFIG,
+            "_class_name",
+            "PNDMScheduler",
+            "DDPMScheduler or DDIMScheduler or ScoreSdeVe",
+        ),
+        (
+            DDPM_CONFIG,
+            "_class_name",
+            None,
+            "DDPMScheduler or DDIMScheduler or ScoreSdeVe",
+        ),
         (DDPM_CONFIG, "num_train_timesteps", 500, "1000"),
         (DDPM_CONFIG, "beta_schedule", "scaled_linear", '"linear"'),
         (DDPM_CONFIG, "variance_type", "learned", '"fixed_small" or "fixed_large"'),
         (DDPM_CONFIG, "thresholding", True, "false"),
         (DDPM_CONFIG, "steps_offset", 1, "0"),
         (DDPM_CONFIG, "eta", 1, "only _class_name, "),
+        (DDIM_CONFIG, "timestep_spacing", "linspace", '"leading" or "trailing"'),
+        (DDIM_CONFIG, "steps_offset", -1, "0 or more"),
+        (DDIM_CONFIG, "set_alpha_to_one", False, "true"),
         (VE_CONFIG, "sigma_min", 0, "a positive number"),
         (VE_CONFIG, "correct_steps", -1, "a number of steps, or 0"),
     ],
 )
 def test_configs_that_are_refused(config, key, value, supported):
-    network = DDPM_NETWORK if config is DDPM_CONFIG else NCSNPP_NETWORK
+    network = NCSNPP_NETWORK if config is VE_CONFIG else DDPM_NETWORK
     with pytest.raises(UserError, match=f"{key} = .* in scheduler_config.*{supported}"):
         schedulers.task_of(config | {key: value}, network, (4, 4, 3))
 
@@ -158,7 +215,7 @@ def test_a_network_that_is_told_something_else():
 @pytest.mark.parametrize(
     ("task", "changed", "expected"),
     [
-        (ddpm, {"sampler": DDIM()}, "sampler = DDIM.*num_steps=1000"),
+        (ddpm, {"sampler": DDIM()}, "sampler = DDIM.*DDIMScheduler: expected DDIM"),
         (ddpm, {"sampler": PredictorCorrector()}, "sampler = .*ancestral"),
         (ddpm, {"sampler": Clipped(DDIM(), -2.0)}, "sampler = .*low=-1.0"),
         (ddpm, {"condition": log_std}, "condition = .*time"),
@@ -185,7 +242,7 @@ def test_other_predictions_are_refused():
         schedulers.config_of(replace(ddpm(), predicts=ve().predicts))
 
 
-@pytest.mark.parametrize("make", [ddpm, ve])
+@pytest.mark.parametrize("make", [ddpm, ddim, ve])
 def test_folders_there_and_back(make, tmp_path):
     task = make()
     rng = np.random.default_rng(0)
@@ -231,7 +288,9 @@ def test_first_versions():
 
 
 def test_other_folders_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no scheduler_config.json in .*DDPMPipeline"):
+    with pytest.raises(
+        UserError, match="no scheduler_config.json in .*ScoreSdeVePipeline"
+    ):
         schedulers.load(str(tmp_path))
     index = {"_class_name": "LDMPipeline", "unet": [], "scheduler": [], "vqvae": []}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
