@@ -220,27 +220,25 @@ def ddim_of(config: Config, num_steps: int = 50, eta: float = 0.0) -> DDIM:
     config = checked(config, DDIM_KEYS, CONFIG)
     num_levels, offset = config["num_train_timesteps"], config["steps_offset"]
     spacing = config["timestep_spacing"]
-    if (
-        not 0 < num_steps <= num_levels
-        or spacing == "trailing"
-        and (num_levels % num_steps or offset)
-    ):
+    trailing, stride = spacing == "trailing", num_levels // max(num_steps, 1)
+    uneven = trailing and (num_levels % max(num_steps, 1) or offset)
+    # From `stride` on, the last step would not be to the data.
+    if num_steps < 1 or offset >= stride or uneven:
         raise UserError(
             f"{num_steps} steps with timestep_spacing = {spacing} and steps_offset = "
-            f"{offset} in {CONFIG} are not supported: expected 1 to {num_levels} steps "
-            "and, with trailing, a divisor of that and no offset"
+            f"{offset} in {CONFIG} are not supported: expected 1 to {num_levels} "
+            f"steps, an offset below {num_levels} / steps and, with trailing, a "
+            f"divisor of {num_levels} and no offset"
         )
-    stride = num_levels // num_steps
-    last = stride - 1 if spacing == "trailing" else offset
+    last = stride - 1 if trailing else offset
     first = last + (num_steps - 1) * stride
+    max_data = config["clip_sample_range"] if config["clip_sample"] else math.inf
     return DDIM(
         num_steps,
         eta,
         min_time=last / (num_levels - 1),
         max_time=first / (num_levels - 1),
-        max_data=float(config["clip_sample_range"])
-        if config["clip_sample"]
-        else math.inf,
+        max_data=float(max_data),
     )
 
 

@@ -89,6 +89,9 @@ DOWN, UP = (
     for way in (0, 1)
 )
 
+PADDINGS = {0: (0, 1), 1: (1, 1)}
+"""Their padding between levels to ours; 0 is one zero below and to the right."""
+
 # The defaults are those of diffusers 0.42.
 KEYS = {
     "_class_name": only("UNet2DModel"),
@@ -265,6 +268,11 @@ def network_of(config: Config) -> ScoreUNet:
     height = image_shape_of(config)[0]
     dropout, head_dim = config["dropout"], config["attention_head_dim"]
     fourier = config["time_embedding_type"] == "fourier"
+    sinusoidal = partial(
+        SinusoidalEmbedding,
+        endpoint=config["freq_shift"] == 1,
+        cosines_first=config["flip_sin_to_cos"],
+    )
     norm = partial(GroupNorm, epsilon=config["norm_eps"])
     if _is_ncsnpp(config):
         layout = ScoreUNet(
@@ -277,7 +285,7 @@ def network_of(config: Config) -> ScoreUNet:
             output_skip=fir_upsample,
         )
     else:
-        groups = config["norm_num_groups"]
+        groups, padding = config["norm_num_groups"], config["downsample_padding"]
         norm = partial(norm, max_groups=groups, min_group_size=1)
         layout = ScoreUNet(
             attend_every_up_block=True,
@@ -285,9 +293,7 @@ def network_of(config: Config) -> ScoreUNet:
             attention=partial(
                 PixelAttention, head_dim=head_dim, skip_scale=1.0, norm=norm
             ),
-            downsample=StridedConv
-            if config["downsample_padding"] == 0
-            else partial(StridedConv, padding=(1, 1)),
+            downsample=partial(StridedConv, padding=PADDINGS[padding]),
             upsample=NearestConv,
             norm=norm,
         )
@@ -300,13 +306,7 @@ def network_of(config: Config) -> ScoreUNet:
             for level, block in enumerate(config["down_block_types"])
             if block in map(ATTENDED, (PLAIN[0], SKIP[0]))
         ),
-        time_embedding=FourierEmbedding
-        if fourier
-        else partial(
-            SinusoidalEmbedding,
-            endpoint=config["freq_shift"] == 1,
-            cosines_first=config["flip_sin_to_cos"],
-        ),
+        time_embedding=FourierEmbedding if fourier else sinusoidal,
         data_range=(0.0, 1.0) if config["center_input_sample"] else (-1.0, 1.0),
     )
 
@@ -534,7 +534,8 @@ def _padding(network: ScoreUNet) -> int | None:
     downsample = network.downsample
     if getattr(downsample, "func", downsample) is not StridedConv:
         return None
-    return {(0, 1): 0, (1, 1): 1}.get(downsample(1).padding)
+    paddings = {ours: theirs for theirs, ours in PADDINGS.items()}
+    return paddings.get(downsample(1).padding)
 
 
 def _is_ncsnpp(config: Config) -> bool:

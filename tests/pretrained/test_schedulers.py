@@ -146,6 +146,8 @@ def test_ddim():
     ):
         with pytest.raises(UserError, match=f"{match}.*expected 1 to 1000 steps"):
             schedulers.ddim_of(DDIM_CONFIG | trailing, num_steps)
+    with pytest.raises(UserError, match="steps_offset = 20 .*an offset below 1000 /"):
+        ddim(steps_offset=20)
 
 
 def test_published_ncsnpp():
