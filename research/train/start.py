@@ -116,6 +116,11 @@ def begin(state: TrainState, start: Start) -> TrainState:
 
     placed = dict(jax.tree_util.tree_map_with_path(place, variables))
     params = placed.pop("params")
-    # A copy: a donated buffer may not appear twice.
-    ema = jax.tree.map(lambda average, leaf: jnp.copy(leaf), state.ema, params)
+    # A copy: a donated buffer may not appear twice. What is frozen has no average.
+    ema = jax.tree.map(
+        lambda average, leaf: None if average is None else jnp.copy(leaf),
+        state.ema,
+        params,
+        is_leaf=lambda node: node is None,
+    )
     return state.replace(params=params, ema=ema, extra=placed)

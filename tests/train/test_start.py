@@ -11,6 +11,7 @@ from research.errors import UserError
 from research.tasks.score_matching import ScoreMatching
 from research.train.builder import build
 from research.train.start import FromRun, begin
+from research.train.state import Ema
 from tests.train.runs import assert_bitwise, leaves, run, saved
 
 FROM_RUN = "start=research.train.start.FromRun"
@@ -58,21 +59,32 @@ class Wrapped:
         )
 
 
-def wrapped(**changes):
+def wrapped(trainable="", ema=None, **changes):
     base = tiny.experiment()
-    task = replace(base.task, **changes)
-    return build(replace(base, task=Wrapped(task), mesh={"data": 2, "fsdp": 4}))
+    task = Wrapped(replace(base.task, **changes))
+    mesh = {"data": 2, "fsdp": 4}
+    return build(replace(base, task=task, mesh=mesh, trainable=trainable, ema=ema))
 
 
-def test_a_run_becomes_a_part(parent):
-    """In the shards of the new mesh."""
-    program = wrapped()
+@pytest.mark.parametrize(
+    "trainable, ema", [("", Ema(0.9)), ("^inner/out", Ema(0.9)), ("", None)]
+)
+def test_a_run_becomes_a_part(parent, trainable, ema):
+    """In the shards of the new mesh; the average is of what moves."""
+    program = wrapped(trainable, ema)
     state = begin(program.init(), FromRun(str(parent), under="inner", step=5))
     expected = part(saved(parent, 5), "ema/")
     assert_bitwise(part(leaves(state.params), "inner/"), expected)
     placed = jax.tree.map(lambda leaf: leaf.sharding, state.params)
     assert placed == jax.tree.map(lambda leaf: leaf.sharding, program.state.params)
     assert int(state.step) == 0
+    moving = {path: leaf for path, leaf in expected.items() if "out" in path}
+    averaged = {} if ema is None else moving if trainable else expected
+    assert_bitwise(part(leaves(state.ema), "inner/"), averaged)
+    same = jax.tree.map(
+        lambda leaf, born: leaf.shape == born.shape, state, program.state
+    )
+    assert all(jax.tree.leaves(same))
 
 
 @pytest.mark.parametrize(
