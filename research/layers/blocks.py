@@ -1,16 +1,19 @@
 """Residual blocks of convolutional networks, and what stands between their levels."""
 
 import math
+import operator
 from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from research.layers.conv import (
     Resample,
     fir_blur,
     fir_downsample,
+    fir_upsample,
     nearest_upsample,
 )
 from research.layers.dropout import Dropout
@@ -229,11 +232,13 @@ class InputSkip(nn.Module):
     Attributes:
       channels: of the features.
       downsample: from one level's image to the next one's.
+      combine: the convolved image and the features; their sum, or `concatenate`.
       dtype: of the computation; parameters are float32.
     """
 
     channels: int
     downsample: Resample = fir_downsample
+    combine: Callable[[Array, Array], Array] = operator.add
     dtype: str = "float32"
 
     @nn.compact
@@ -243,9 +248,55 @@ class InputSkip(nn.Module):
         h: Float[Array, "batch height width channels"],
     ) -> tuple[
         Float[Array, "batch height width image_channels"],
-        Float[Array, "batch height width channels"],
+        Float[Array, "batch height width new_channels"],
     ]:
         """The image at the features' resolution, and the features with it."""
         pyramid = self.downsample(pyramid)
         image = pointwise_conv(self.channels, dtype=self.dtype, name="combine")(pyramid)
-        return pyramid, (h + image).astype(self.dtype)
+        return pyramid, self.combine(image, h).astype(self.dtype)
+
+
+def concatenate(
+    image: Float[Array, "batch height width image_channels"],
+    h: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch height width new_channels"]:
+    """Both, one after the other along the channels."""
+    return jnp.concatenate([image, h], axis=-1)
+
+
+class ResidualOutput(nn.Module):
+    """Carries the features of a level to the next finer one, beside its blocks.
+
+    Song et al. 2021, arXiv:2011.13456, App. H, progressive growing of the output,
+    "residual": the pyramid, twice as large, is convolved and joins the features.
+
+    Attributes:
+      channels: of the features and of the new pyramid.
+      upsample: before the convolution.
+      scale: of the sum; 1/sqrt(2) keeps the variance.
+      dtype: of the computation; parameters are float32.
+    """
+
+    channels: int
+    upsample: Resample = fir_upsample
+    scale: float = math.sqrt(0.5)
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        pyramid: Float[Array, "batch half_height half_width pyramid_channels"],
+        h: Float[Array, "batch height width channels"],
+    ) -> Float[Array, "batch height width channels"]:
+        """The features with the pyramid, which are also the next pyramid."""
+        # The convolution sees what the filter spreads by a pixel beyond the image.
+        pyramid = self.upsample(jnp.pad(pyramid, ((0, 0), (1, 1), (1, 1), (0, 0))))
+        pyramid = nn.Conv(
+            self.channels,
+            (3, 3),
+            padding="VALID",
+            dtype=self.dtype,
+            kernel_init=uniform_fan_avg(),
+            name="residual",
+        )(pyramid[:, 1:-1, 1:-1])
+        return ((pyramid + h) * self.scale).astype(self.dtype)

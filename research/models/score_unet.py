@@ -19,11 +19,13 @@ Song et al. 2021, arXiv:2011.13456 (App. H); on CIFAR-10,
     )
 
 have 35,218,947 and 62,758,915 parameters. For images of 256 pixels and more, NCSN++ has
-`input_pyramid=InputSkip, output_skip=fir_upsample` instead.
+`input_pyramid=InputSkip, output_skip=fir_upsample` instead. The official code
+has also the residual output, `output_skip=ResidualOutput`, and smaller images beside
+the features, `input_pyramid=partial(InputSkip, combine=concatenate)`.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -32,7 +34,7 @@ from jaxtyping import Array, Float
 from research.errors import UserError
 from research.layers.attention import PixelAttention
 from research.layers.blocks import BigGANBlock
-from research.layers.conv import Resample, mean_pool, nearest_upsample
+from research.layers.conv import mean_pool, nearest_upsample
 from research.layers.embeddings import SinusoidalEmbedding
 from research.layers.initializers import uniform_fan_avg
 from research.layers.norms import GroupNorm
@@ -67,7 +69,11 @@ class ScoreUNet(nn.Module):
         levels going down, called with the last level's pyramid, first the input itself,
         and this one's features; returns both anew. None: the input is seen once.
       output_skip: takes one level's image to the next finer one. Every level then makes
-        an image, and their sum is the output. None: the finest level alone makes one.
+        an image, and their sum is the output. None: the finest level alone makes one,
+        as it does where this is a module, such as `ResidualOutput`: built with the
+        channels of a level, `dtype` and `name`, it is called with the last level's
+        pyramid and this one's features, and returns what is both from there on. The
+        first pyramid is a convolution of the coarsest features.
       data_range: what the input's values are without noise, mapped to [-1, 1].
       dtype: of the computation; parameters, norms and softmax are float32.
     """
@@ -84,7 +90,7 @@ class ScoreUNet(nn.Module):
     norm: Callable[..., nn.Module] = GroupNorm
     time_embedding: Callable[..., nn.Module] = SinusoidalEmbedding
     input_pyramid: Callable[..., nn.Module] | None = None
-    output_skip: Resample | None = None
+    output_skip: Callable[..., Any] | None = None
     data_range: tuple[float, float] = (-1.0, 1.0)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -139,10 +145,12 @@ class ScoreUNet(nn.Module):
         def attention(x: Array, name: str) -> Array:
             return self.attention(dtype=self.dtype, name=name)(x)
 
-        def to_image(h: Array, prefix: str = "") -> Array:
+        def head(h: Array, channels: int, prefix: str, init_scale: float) -> Array:
             h = nn.swish(self.norm(dtype=self.dtype, name=f"{prefix}norm_out")(h))
-            h = conv(h, x.shape[-1], f"{prefix}conv_out", init_scale=0.0)
-            return h.astype(jnp.float32)
+            return conv(h, channels, f"{prefix}conv_out", init_scale)
+
+        def to_image(h: Array, prefix: str = "") -> Array:
+            return head(h, x.shape[-1], prefix, init_scale=0.0).astype(jnp.float32)
 
         # Exact, and nothing at all where the range is [-1, 1] already.
         low, high = self.data_range
@@ -173,7 +181,7 @@ class ScoreUNet(nn.Module):
         h = attention(h, "mid_attention")
         h = block(h, num_levels - 1, "mid_block_1")
 
-        image = None
+        pyramid = image = None
         for level in reversed(range(num_levels)):
             attended = h.shape[1] in self.attention_resolutions
             for i in range(self.num_res_blocks + 1):
@@ -183,7 +191,14 @@ class ScoreUNet(nn.Module):
                     h = attention(h, f"up_{level}_attention_{i}")
             if attended and not self.attend_every_up_block:
                 h = attention(h, f"up_{level}_attention")
-            if self.output_skip is not None:
+            if _is_module(self.output_skip):
+                if pyramid is None:
+                    pyramid = head(h, h.shape[-1], f"up_{level}_", init_scale=1.0)
+                else:
+                    pyramid = h = self.output_skip(
+                        h.shape[-1], dtype=self.dtype, name=f"up_{level}_output"
+                    )(pyramid, h)
+            elif self.output_skip is not None:
                 finer = to_image(h, f"up_{level}_")
                 image = finer if image is None else finer + self.output_skip(image)
             if level > 0:
@@ -206,3 +221,8 @@ class ScoreUNet(nn.Module):
                 f"attention_resolutions names {sorted(unused)}, but the levels have"
                 f" heights {levels}: name some of these, or none."
             )
+
+
+def _is_module(slot: object) -> TypeGuard[Callable[..., Any]]:
+    """Whether a slot is given a linen module to build, not a function to call."""
+    return isinstance(getattr(slot, "func", slot), type)

@@ -159,7 +159,8 @@ def _modules(network: ScoreUNet, leaves: Leaves) -> Iterator[str]:
         for i in range(network.num_res_blocks + 1):
             yield f"up_{level}_block_{i}"
         yield f"up_{level}_attention"
-        if network.output_skip is not None and level != levels[-1]:
+        yield f"up_{level}_output"
+        if f"params/up_{level}_conv_out/kernel" in leaves and level != levels[-1]:
             yield ""  # The image becomes larger.
         yield from (f"up_{level}_norm_out", f"up_{level}_conv_out")
         yield f"up_{level}_resample"

@@ -6,8 +6,10 @@ from research.layers.blocks import (
     BigGANBlock,
     InputSkip,
     NearestConv,
+    ResidualOutput,
     ResidualPyramid,
     StridedConv,
+    concatenate,
     ddpm_block,
 )
 from research.layers.conv import (
@@ -133,3 +135,35 @@ def test_input_skip():
     np.testing.assert_allclose(pyramid, expected, rtol=1e-5, atol=1e-6)
     expected = slow.conv(params["combine"], np.float64(expected)) + H
     np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_input_skip_beside_the_features():
+    args = jnp.asarray(X), jnp.asarray(H)
+    params = slow.random_params(InputSkip(12), *args)
+    module = InputSkip(12, combine=concatenate)
+    pyramid, h = slow.apply(module, params, *args)
+    image = slow.conv(params["combine"], np.float64(pyramid))
+    expected = np.concatenate([image, H], axis=-1)
+    np.testing.assert_allclose(h, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.5**0.5, 1.0])
+def test_residual_output(scale):
+    args = jnp.asarray(H), jnp.asarray(X)
+    module = ResidualOutput(8, scale=scale) if scale == 1 else ResidualOutput(8)
+    params = slow.random_params(module, *args)
+    # Where zeros are far, the filter's own border does not matter.
+    wide = fir_upsample(jnp.pad(args[0], ((0, 0), (3, 3), (3, 3), (0, 0))))
+    expected = slow.conv(params["residual"], np.float64(wide))[:, 6:-6, 6:-6] + X
+    ours = slow.apply(module, params, *args)
+    np.testing.assert_allclose(ours, expected * scale, rtol=1e-4, atol=1e-4)
+
+
+def test_residual_output_of_nearest_pixels_is_nearest_conv():
+    args = jnp.asarray(H), jnp.zeros_like(X)
+    module = ResidualOutput(8, upsample=nearest_upsample, scale=1.0)
+    params = slow.random_params(module, *args)
+    ours = slow.apply(module, params, *args)
+    params = {"conv": params["residual"]}
+    expected = slow.apply(NearestConv(8), params, args[0], jnp.asarray(TIME), False)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)

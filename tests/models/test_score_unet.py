@@ -12,8 +12,10 @@ from research.layers.attention import PixelAttention
 from research.layers.blocks import (
     InputSkip,
     NearestConv,
+    ResidualOutput,
     ResidualPyramid,
     StridedConv,
+    concatenate,
     ddpm_block,
 )
 from research.layers.conv import fir_downsample, fir_upsample
@@ -60,6 +62,8 @@ SMALL = ScoreUNet(
 FIR = ScoreUNet(downsample=fir_downsample, upsample=fir_upsample)
 NCSNPP = FIR.clone(time_embedding=FourierEmbedding, input_pyramid=ResidualPyramid)
 SKIPPING = NCSNPP.clone(input_pyramid=InputSkip, output_skip=fir_upsample)
+RESIDUAL = NCSNPP.clone(output_skip=ResidualOutput)
+CONCATENATING = SKIPPING.clone(input_pyramid=partial(InputSkip, combine=concatenate))
 DDPM = ScoreUNet(
     num_res_blocks=2,
     block=ddpm_block,
@@ -110,6 +114,13 @@ def test_true_size(num_res_blocks, column, num_params):
             32,
             62_693_251,
             id="ncsnpp-positional",
+        ),
+        # A norm of 256 channels and four 3x3 convolutions more than NCSN++ has.
+        pytest.param(
+            RESIDUAL,
+            32,
+            62_758_915 + 512 + 3 * (9 * 256 + 1) * 256 + (9 * 256 + 1) * 128,
+            id="ncsnpp-residual-output",
         ),
         pytest.param(
             SKIPPING.clone(channel_mults=(1, 1, 2, 2, 2, 2, 2), num_res_blocks=2),
@@ -174,6 +185,13 @@ def test_names_of_relatives():
     heads = {f"up_{i}_{part}" for i in (0, 1) for part in ("norm_out", "conv_out")}
     assert set(skipping) == set(residual) - {"norm_out", "conv_out"} | heads
     assert set(skipping["down_0_input"]) == {"combine"}
+    growing = shapes(RESIDUAL.clone(**small))["params"]
+    first = {"up_1_norm_out", "up_1_conv_out"}
+    assert set(growing) == set(residual) | first | {"up_0_output"}
+    assert set(growing["up_0_output"]) == {"residual"}
+    beside = shapes(CONCATENATING.clone(**small))["params"]
+    assert set(beside) == set(skipping)
+    assert set(beside["down_0_input"]) == {"combine"}
     ddpm = shapes(DDPM.clone(**small))["params"]
     assert set(ddpm) == names
     assert set(ddpm["down_0_resample"]) == set(ddpm["up_1_resample"]) == {"conv"}
@@ -314,7 +332,53 @@ def test_output_is_the_sum_of_every_levels_image():
     np.testing.assert_array_equal(y, np.full(X.shape, 21.0))
 
 
-@pytest.mark.parametrize("network", [NCSNPP, SKIPPING, DDPM])
+def test_a_module_as_output_carries_the_features_to_every_finer_level():
+    seen = []
+
+    class Carry(nn.Module):
+        channels: int
+        dtype: str
+
+        @nn.compact
+        def __call__(self, pyramid, h):
+            seen.append((self.channels, pyramid.shape[1:], h.shape[1:], self.name))
+            return jnp.concatenate([h, h], axis=-1)
+
+    network = SMALL.clone(channel_mults=(1, 2, 4), output_skip=partial(Carry))
+    params = shapes(network, (8, 16))["params"]
+    assert seen == [
+        (16, (2, 4, 32), (4, 8, 16), "up_1_output"),
+        (8, (4, 8, 32), (8, 16, 8), "up_0_output"),
+    ]
+    # What it returns is also what the network goes on with.
+    assert params["up_1_resample"]["norm1"]["scale"].shape == (32,)
+    assert params["norm_out"]["scale"].shape == (16,)
+    assert params["conv_out"]["kernel"].shape == (3, 3, 16, 3)
+
+
+def test_every_parameter_of_the_pyramids_matters():
+    network = CONCATENATING.clone(
+        channels=8,
+        channel_mults=(1, 1),
+        num_res_blocks=0,
+        attention_resolutions=(),
+        output_skip=ResidualOutput,
+    )
+    params = slow.random_params(network, X, T, False)
+
+    @slow.jit
+    def gradients(params):
+        apply = partial(network.apply, train=False)
+        y, pullback = jax.vjp(lambda params: apply({"params": params}, X, T), params)
+        return pullback(y)[0]
+
+    found = gradients(params)
+    for name in ("down_0_input", "up_1_norm_out", "up_1_conv_out", "up_0_output"):
+        for leaf in jax.tree.leaves(found[name]):
+            assert jnp.isfinite(leaf).all() and (leaf != 0).all()
+
+
+@pytest.mark.parametrize("network", [NCSNPP, SKIPPING, RESIDUAL, CONCATENATING, DDPM])
 def test_relatives_in_bfloat16(network):
     network = network.clone(
         channels=8,

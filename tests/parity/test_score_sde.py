@@ -1,7 +1,8 @@
 """DDPM and NCSN++ against plain torch, live, with random weights in float32.
 
 `Reference` is a transcription of the two networks of yang-song/score_sde_pytorch with
-the names that their state dicts have. Changes of resolution are diffusers'.
+the names that their state dicts have. Changes of resolution are diffusers', where that
+of the residual output runs in torch too (huggingface/diffusers, pull request 535).
 """
 
 import json
@@ -23,8 +24,10 @@ from research.layers.attention import PixelAttention
 from research.layers.blocks import (
     InputSkip,
     NearestConv,
+    ResidualOutput,
     ResidualPyramid,
     StridedConv,
+    concatenate,
     ddpm_block,
 )
 from research.layers.conv import fir_downsample, fir_upsample
@@ -134,12 +137,14 @@ class LoneConv(nn.Module):
 
 
 class Combine(nn.Module):
-    def __init__(self, channels, out_channels):
+    def __init__(self, channels, out_channels, method):
         super().__init__()
         self.Conv = nn.Conv2d(channels, out_channels, 1)
+        self.method = method
 
     def forward(self, x, h):
-        return self.Conv(x) + h
+        x = self.Conv(x)
+        return torch.cat([x, h], dim=1) if self.method == "cat" else x + h
 
 
 class Reference(nn.Module):
@@ -215,7 +220,8 @@ class Reference(nn.Module):
                     h = pyramid = (down(pyramid) + h) / math.sqrt(2)
                 elif pyramid_in == "input_skip":
                     pyramid = self.take(FirDownsample2D)(pyramid)
-                    h = self.take(Combine, 3, h.shape[1])(pyramid, h)
+                    method = self.variant.get("combine", "sum")
+                    h = self.take(Combine, 3, h.shape[1], method)(pyramid, h)
                 kept.append(h)
 
         h = block(attend(block(h, h.shape[1])), h.shape[1])
@@ -231,6 +237,14 @@ class Reference(nn.Module):
                     pyramid = self.take(FirUpsample2D)(pyramid)
                 image = head(h, 3)
                 pyramid = image if pyramid is None else pyramid + image
+            elif pyramid_out == "residual":
+                if pyramid is None:
+                    pyramid = head(h, h.shape[1])
+                else:
+                    up = self.take(
+                        FirUpsample2D, pyramid.shape[1], h.shape[1], use_conv=True
+                    )
+                    h = pyramid = (up(pyramid) + h) / math.sqrt(2)
             if level > 0:
                 if ddpm:
                     h = self.take(LoneConv, h.shape[1], 1)(h, time)
@@ -238,7 +252,7 @@ class Reference(nn.Module):
                     up = FirUpsample2D() if fir else nn.Upsample(scale_factor=2)
                     h = block(h, h.shape[1], up)
         assert not kept
-        return head(h, 3) if pyramid is None else pyramid
+        return pyramid if pyramid_out == "output_skip" else head(h, 3)
 
 
 DDPM = ScoreUNet(
@@ -312,6 +326,17 @@ def test_the_transcription_has_the_released_layout(released, num_blocks, variant
             (16, (1, 1, 2, 3), 1, (8,)),
             [-4.6, 5.9],
             id="ncsnpp-skipping",
+        ),
+        pytest.param(
+            NCSNPP.clone(
+                input_pyramid=partial(InputSkip, combine=concatenate),
+                output_skip=ResidualOutput,
+            ),
+            NCSNPP_VARIANT
+            | {"input": "input_skip", "combine": "cat", "output": "residual"},
+            (16, (1, 1, 2), 1, (8,)),
+            [-4.6, 3.9],
+            id="ncsnpp-concatenating-residual-output",
         ),
     ],
 )

@@ -15,6 +15,7 @@ from research.layers.attention import PixelAttention
 from research.layers.blocks import (
     InputSkip,
     NearestConv,
+    ResidualOutput,
     ResidualPyramid,
     StridedConv,
     ddpm_block,
@@ -88,6 +89,22 @@ def test_modules_without_weights_have_a_number():
     # 21 makes the image larger.
     assert names["params/up_0_block_1/skip/bias"] == "all_modules.20.Conv_2.bias"
     assert names["params/up_0_norm_out/scale"] == "all_modules.22.weight"
+
+
+def test_residual_output_is_where_it_is_called():
+    network = SMALL.clone(output_skip=ResidualOutput)
+    leaves = score_sde.expected_leaves(network, IMAGE)
+    table = score_sde.leaf_names(network, leaves)
+    names = {ours: theirs for ours, (theirs, _) in table.items()}
+    assert names["params/up_1_attention/norm/bias"] == "all_modules.14.GroupNorm_0.bias"
+    assert names["params/up_1_norm_out/scale"] == "all_modules.15.weight"
+    assert names["params/up_1_conv_out/kernel"] == "all_modules.16.weight"
+    assert names["params/up_1_resample/skip/bias"] == "all_modules.17.Conv_2.bias"
+    assert names["params/up_0_block_1/skip/bias"] == "all_modules.19.Conv_2.bias"
+    convolution = "all_modules.20.Conv2d_0.weight"
+    assert names["params/up_0_output/residual/kernel"] == convolution
+    assert names["params/norm_out/scale"] == "all_modules.21.weight"
+    assert names["params/conv_out/bias"] == "all_modules.22.bias"
 
 
 @pytest.fixture(scope="module")
