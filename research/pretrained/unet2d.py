@@ -370,8 +370,9 @@ def config_of(network: ScoreUNet, image_shape: ImageShape) -> Config:
             "norm",
             "32 groups of at least 4 channels",
         )
+        assert network.input_pyramid is not None
         require(
-            getattr(network.input_pyramid, "func", network.input_pyramid) is InputSkip,
+            network.input_pyramid(network.channels) == InputSkip(network.channels),
             "input_pyramid",
             "None or InputSkip",
         )

@@ -1,6 +1,8 @@
 """The PyTorch peers of launch.bench do what they are compared for."""
 
 import dataclasses
+from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from launch.bench_samplers import samplers
 from launch.peers import pytorch, score_sde
+from research.diffusion.parameterizations import ScaledScore
+from research.diffusion.processes import VE, probability_flow
 from research.errors import UserError
 from research.experiment import load
 from research.train.builder import build, synthetic_batch
@@ -16,8 +21,12 @@ from research.train.optimizers import Adam
 from research.train.schedules import Constant
 from tests.launch import linear
 
-# By importing the compiler of PyTorch itself.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+pytestmark = [
+    # By importing the compiler of PyTorch itself.
+    pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
+    # By the Heun scheduler of diffusers.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 DIGITS = "experiments/score_sde/vp_ddpmpp_digits.py"
 CIFAR = "experiments/score_sde/vp_ddpmpp_cifar10.py"
@@ -43,6 +52,98 @@ def test_the_steps_cost_about_as_much():
     assert eager.num_params == compiled.num_params
     assert eager.name.endswith("eager") and compiled.name.endswith("compiled")
     eager.step()
+
+
+NORM = "partial(research.layers.norms.GroupNorm, max_groups=2)"
+SMALL = (
+    "task.network.channels=8",
+    "task.network.channel_mults=(1, 2)",
+    "task.network.num_res_blocks=1",
+    "task.network.attention_resolutions=()",
+    f"task.network.norm={NORM}",
+    f"task.network.block.norm={NORM}",
+    f"task.network.attention.norm={NORM}",
+    "task.image_shape=(8, 8, 3)",
+)
+
+
+@pytest.fixture(params=["VP", "VE"], scope="module")
+def small(request):
+    """A task whose network diffusers has, and variables that matter."""
+    file = "experiments/score_sde/vp_ddpm_continuous_cifar10.py"
+    task = load(file, {}, SMALL).task
+    if request.param == "VE":
+        task = replace(task, process=VE(sigma_max=5.0), predicts=ScaledScore())
+    batch = {"image": jnp.zeros((1, 8, 8, 3), jnp.uint8)}
+    variables = jax.jit(task.init)(jax.random.key(0), batch)
+    # The last layer is as good as zero, and the ODE of anything far from it is stiff.
+    last = variables["params"]["conv_out"]
+    noise = jax.random.normal(jax.random.key(1), last["kernel"].shape)
+    last["kernel"] += 0.003 * noise
+    return task, variables
+
+
+def test_the_samplers_have_our_very_network(small):
+    task, variables = small
+    network, same = score_sde.same_or_nearest_unet(task, variables)
+    network.eval()
+    assert same
+    x, t = (
+        np.random.default_rng(1).random((2, 8, 8, 3), np.float32),
+        np.float32([0.2, 1]),
+    )
+    with torch.no_grad():
+        theirs = network(
+            torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(999 * t)
+        ).sample
+    ours = jax.jit(lambda x, t: task.network.apply(variables, x, t, train=False))(x, t)
+    np.testing.assert_allclose(
+        theirs.permute(0, 2, 3, 1).numpy(), ours, rtol=0, atol=1e-4 * abs(ours).max()
+    )
+
+
+def test_their_samplers_take_the_evaluations_that_they_say(small):
+    """And are at home under our names."""
+    task, variables = small
+    found = score_sde.samplers(task, variables, batch_size=2, evaluations=50)
+    ve = isinstance(task.process, VE)
+    fixed = (
+        {"predictor-corrector"}
+        if ve
+        else {
+            "Euler-Maruyama",
+            "ancestral",
+            "DDIM",
+            "Heun",
+        }
+    )
+    assert found.keys() == fixed | {"ODE", "likelihood"}
+    assert found.keys() <= samplers(50, task.process).keys() | {"likelihood"}
+    for name, ((eager, taken), (compiled, _)) in found.items():
+        assert eager.name.endswith("eager") and compiled.name.endswith("compiled")
+        assert (
+            taken > 20 if name not in fixed else taken == (49 if name == "Heun" else 50)
+        )
+    eager.step()
+
+
+def test_the_slope_of_their_ode_is_ours(small):
+    task, variables = small
+    x = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
+    network, _ = score_sde.same_or_nearest_unet(task, variables)
+    network.eval()
+
+    def predict(x, t):
+        return network(x, torch.full((len(x),), 999 * t)).sample
+
+    with torch.no_grad():
+        theirs = score_sde._drift(task, predict, torch.from_numpy(x), 0.6)
+    flow = probability_flow(task.process, partial(task.score, variables))
+    ours = jax.jit(flow.drift)(np.moveaxis(x, 1, -1), jnp.full(2, 0.6))
+    ours = np.moveaxis(ours, -1, 1)
+    np.testing.assert_allclose(
+        theirs.numpy(), ours, rtol=0, atol=1e-4 * abs(ours).max()
+    )
 
 
 def test_noise_is_that_of_our_process():
