@@ -82,7 +82,7 @@ def test_there_are_files():
 def test_imports_go_down(path):
     module = name_of(path)
     for target in imports(path):
-        same_room = target.rsplit(".", 2)[0] == module.rpartition(".")[0]
+        same_room = target.startswith(module.rpartition(".")[0] + ".")
         level = floor(target) == floor(module) and (same_room or floor(module) in OPEN)
         assert floor(target) < floor(module) or level, (
             f"{module} may not import {target}"

@@ -11,7 +11,9 @@ samples/: a row for each held-out image, the image first. The images are TFDS's 
 Required beforehand: a held-out loss below the optimum of a Gaussian with the data's
 covariance, 0.0521, which `launch.evaluate` prints; and restorations that are nearer to
 their own image than to the next one.
-Ours: ?
+Ours: held-out loss 0.0444; root mean square difference from the own image, and from the
+next one: 0.106 and 0.355 coloured, 0.183 and 0.353 with a half drawn, 0.138 and 0.356
+sharpened. (Trained on 10,000 of the images as JPEGs, a fifth of the set.)
 """
 
 from dataclasses import replace
