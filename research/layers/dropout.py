@@ -24,7 +24,8 @@ class Dropout(nn.Module):
         self, x: Float[Array, "*shape channels"], train: bool
     ) -> Float[Array, "*shape channels"]:
         """Draws from the `dropout` rng in training; otherwise returns `x`."""
-        if not train or self.rate == 0:
+        kept = round((1 - self.rate) * 2**16)
+        if not train or kept == 2**16:
             return x
         *shape, channels = x.shape
         words = jax.random.bits(
@@ -32,5 +33,4 @@ class Dropout(nn.Module):
         )
         halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
         halves = halves.reshape(*shape, -1)[..., :channels]
-        kept = round((1 - self.rate) * 2**16)
         return jnp.where(halves < kept, x * (2**16 / kept), 0)
