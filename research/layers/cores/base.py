@@ -65,6 +65,10 @@ class Mask(flax.struct.PyTreeNode):
         return self.offset + jnp.arange(num_queries), jnp.arange(num_keys)
 
 
+SEES_ALL = Mask()
+"""Every query sees every key."""
+
+
 @runtime_checkable
 class Core(Protocol):
     """Mixes values by how queries match keys: a function, a record or a module.
@@ -79,7 +83,7 @@ class Core(Protocol):
         key: Float[Array, "batch keys kv_heads dim"],
         value: Float[Array, "batch keys kv_heads value_dim"],
         *,
-        mask: Mask = Mask(),
+        mask: Mask = SEES_ALL,
         bias: Bias | None = None,
         train: bool = False,
         decode: bool = False,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from research.layers.cores.base import Bias, Mask, remember
+from research.layers.cores.base import SEES_ALL, Bias, Mask, remember
 from research.layers.dropout import Dropout
 
 Scale = Callable[[int], float]
@@ -50,7 +50,7 @@ class Softmax(nn.Module):
         key: Float[Array, "batch keys kv_heads dim"],
         value: Float[Array, "batch keys kv_heads value_dim"],
         *,
-        mask: Mask = Mask(),
+        mask: Mask = SEES_ALL,
         bias: Bias | None = None,
         train: bool = False,
         decode: bool = False,
