@@ -4,15 +4,15 @@ import math
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+from jaxtyping import Array, Float, Int
 
 from research.errors import UserError
+from research.layers.cores import SEES_ALL, Bias, Core, Mask, Softmax
 from research.layers.initializers import uniform_fan_avg
 from research.layers.norms import GroupNorm
-
-Core = Callable[[Array, Array, Array], Array]
-"""Query, key and value, each (batch, length, heads, head dim), to an output alike."""
+from research.layers.positions import Rotation
 
 
 class PixelAttention(nn.Module):
@@ -34,7 +34,7 @@ class PixelAttention(nn.Module):
 
     num_heads: int = 1
     head_dim: int | None = None
-    core: Core = jax.nn.dot_product_attention
+    core: Core = Softmax()
     skip_scale: float = math.sqrt(0.5)
     norm: Callable[..., nn.Module] = GroupNorm
     dtype: str = "float32"
@@ -71,3 +71,135 @@ class PixelAttention(nn.Module):
         h = self.core(query, key, value).reshape(batch, height, width, channels)
         h = project(h, "out", 0.0)
         return ((x + h) * self.skip_scale).astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of a sequence to itself or to another one.
+
+    Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; grouped key and value heads
+    are of Ainslie et al. 2023, arXiv:2305.13245. Shapes: every head of a projection
+    side by side in its last axis.
+
+    Attributes:
+      num_heads: of the queries.
+      head_dim: of queries and keys; None is for embed dim / heads.
+      value_dim: of values; None is for `head_dim`.
+      num_kv_heads: of keys and values, divides `num_heads`; None is for as many.
+      core: mixes the values.
+      rotary: turns queries and keys by their positions.
+      use_bias: of the projections to queries, keys and values.
+      use_out_bias: of the projection of the output; None is for `use_bias`.
+      kernel_init: of the projections' kernels.
+      query_init, value_init, out_init: of these; None is for `kernel_init`.
+      dense: the linear layers, built with `features` and keywords as `nn.Dense`.
+      dtype: of the computation; parameters and softmax are float32.
+    """
+
+    num_heads: int
+    head_dim: int | None = None
+    value_dim: int | None = None
+    num_kv_heads: int | None = None
+    core: Core = Softmax()
+    rotary: Rotation | None = None
+    use_bias: bool = True
+    use_out_bias: bool | None = None
+    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    query_init: Initializer | None = None
+    value_init: Initializer | None = None
+    out_init: Initializer | None = None
+    dense: Callable[..., nn.Module] = nn.Dense
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch queries dim"],
+        context: Float[Array, "batch keys context_dim"] | None = None,
+        *,
+        mask: Mask = SEES_ALL,
+        bias: Bias | None = None,
+        positions: Int[Array, "#batch queries"] | None = None,
+        train: bool = False,
+        decode: bool = False,
+    ) -> Float[Array, "batch queries dim"]:
+        """What x attends to in `context`, or in itself.
+
+        With `decode`, x holds the positions that follow those of the calls before, and
+        a context need only be given at the first call.
+
+        Args:
+          x: asks.
+          context: is asked; None is for x.
+          mask: who sees whom.
+          bias: of the logits.
+          positions: of x, for `rotary`; None is for 0, 1, ...
+          train: whether to drop out.
+          decode: see above; collections `cache` hold what was.
+
+        Raises:
+          UserError: numbers of heads or dimensions that do not go together.
+        """
+        embed_dim = x.shape[-1]
+        num_kv_heads = self.num_kv_heads or self.num_heads
+        if self.num_heads % num_kv_heads:
+            raise UserError(
+                f"{self.num_heads} heads cannot share {num_kv_heads} heads of keys: "
+                "choose num_kv_heads that divides num_heads"
+            )
+        if self.head_dim is None and embed_dim % self.num_heads:
+            raise UserError(
+                f"{embed_dim} dimensions cannot be split over {self.num_heads} heads: "
+                "choose num_heads that divides them, or give head_dim"
+            )
+        head_dim = self.head_dim or embed_dim // self.num_heads
+        value_dim = self.value_dim or head_dim
+
+        def project(h: Array, name: str, heads: int, dim: int) -> Array:
+            init = {"query": self.query_init, "value": self.value_init}.get(name)
+            layer = self.dense(
+                heads * dim,
+                use_bias=self.use_bias,
+                kernel_init=init or self.kernel_init,
+                dtype=self.dtype,
+                name=name,
+            )
+            return layer(h).reshape(*h.shape[:-1], heads, dim)
+
+        def keys_and_values(h: Array) -> tuple[Array, Array]:
+            return (
+                project(h, "key", num_kv_heads, head_dim),
+                project(h, "value", num_kv_heads, value_dim),
+            )
+
+        query = project(x, "query", self.num_heads, head_dim)
+        known = decode and self.has_variable("cache", "context_key")
+        if context is not None or not known:
+            key, value = keys_and_values(x if context is None else context)
+        else:
+            key = self.get_variable("cache", "context_key")
+            value = self.get_variable("cache", "context_value")
+        crosses = context is not None or known
+        if crosses and decode:
+            self.put_variable("cache", "context_key", key)
+            self.put_variable("cache", "context_value", value)
+        if self.rotary is not None and not crosses:
+            if positions is None:
+                positions = jnp.arange(x.shape[1])[None]
+            query, key = self.rotary(query, positions), self.rotary(key, positions)
+        out = self.core(
+            query,
+            key,
+            value,
+            mask=mask,
+            bias=bias,
+            train=train,
+            decode=decode and not crosses,  # a context grows no further
+        )
+        use_bias = self.use_bias if self.use_out_bias is None else self.use_out_bias
+        return self.dense(
+            embed_dim,
+            use_bias=use_bias,
+            kernel_init=self.out_init or self.kernel_init,
+            dtype=self.dtype,
+            name="out",
+        )(out.reshape(*x.shape[:-1], -1))

@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
+
+from research.layers.dropout import Dropout
 
 
 class Mlp(nn.Module):
@@ -25,3 +28,54 @@ class Mlp(nn.Module):
         for index, width in enumerate(self.widths):
             x = self.activation(nn.Dense(width, name=f"dense_{index}")(x))
         return nn.Dense(dim, name="out")(x)
+
+
+class FeedForward(nn.Module):
+    """The feed-forward half of a Transformer's block.
+
+    down(activation(up(x))) (Vaswani et al. 2017, arXiv:1706.03762, Eq. 2), or, gated,
+    down(activation(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202).
+
+    Attributes:
+      mlp_dim: width in between.
+      activation: of the hidden layer, or of its gate.
+      gated: whether there is a gate.
+      dropout_rate: of the hidden layer, in training.
+      use_bias: of every projection.
+      kernel_init, out_init: of the kernels going up and down; the latter None: alike.
+      dense: the linear layers, built with `features` and keywords as `nn.Dense`.
+      dtype: of the computation.
+    """
+
+    mlp_dim: int
+    activation: Callable[[Array], Array] = jax.nn.relu
+    gated: bool = False
+    dropout_rate: float = 0.0
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    out_init: Initializer | None = None
+    dense: Callable[..., nn.Module] = nn.Dense
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch dim"], train: bool = False
+    ) -> Float[Array, "*batch dim"]:
+        def linear(x: Array, features: int, init: Initializer, name: str) -> Array:
+            layer = self.dense(
+                features,
+                use_bias=self.use_bias,
+                kernel_init=init,
+                dtype=self.dtype,
+                name=name,
+            )
+            return layer(x)
+
+        hidden = linear(x, self.mlp_dim, self.kernel_init, "up")
+        if self.gated:
+            gate = linear(x, self.mlp_dim, self.kernel_init, "gate")
+            hidden = self.activation(gate) * hidden
+        else:
+            hidden = self.activation(hidden)
+        hidden = Dropout(self.dropout_rate, name="dropout")(hidden, train)
+        return linear(hidden, x.shape[-1], self.out_init or self.kernel_init, "down")

@@ -117,3 +117,65 @@ class InstanceNormPlus(nn.Module):
 def _near_one(key: Array, shape: tuple[int, ...]) -> Array:
     """Mean 1, standard deviation 0.02: Song & Ermon 2019, official code."""
     return 1 + 0.02 * jax.random.normal(key, shape)
+
+
+class LayerNorm(nn.Module):
+    """Normalises the channels of each position (Ba et al. 2016, arXiv:1607.06450).
+
+    y = (x - mean) / sqrt(var + epsilon) * scale + bias, in float32 whatever the compute
+    dtype.
+
+    Attributes:
+      epsilon: added to the variance.
+      use_scale, use_bias: whether they are learnt, from one and zero.
+      dtype: of the output.
+    """
+
+    epsilon: float = 1e-6
+    use_scale: bool = True
+    use_bias: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch channels"], train: bool = False
+    ) -> Float[Array, "*batch channels"]:
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        factor = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return _affine(self, x * factor).astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Divides by the root mean square (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+    y = x / sqrt(mean(x^2) + epsilon) * scale, in float32 whatever the compute dtype.
+
+    Attributes:
+      epsilon: added to the mean square.
+      use_scale, use_bias: whether they are learnt, from one and zero.
+      dtype: of the output.
+    """
+
+    epsilon: float = 1e-6
+    use_scale: bool = True
+    use_bias: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch channels"], train: bool = False
+    ) -> Float[Array, "*batch channels"]:
+        x = x.astype(jnp.float32)
+        factor = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        return _affine(self, x * factor).astype(self.dtype)
+
+
+def _affine(norm: LayerNorm | RMSNorm, x: Array) -> Array:
+    """x * scale + bias, of those that the norm learns."""
+    shape, ones = (1,) * (x.ndim - 1) + (x.shape[-1],), nn.initializers.ones
+    if norm.use_scale:
+        x = x * norm.param("scale", ones, shape[-1:]).reshape(shape)
+    if norm.use_bias:
+        x = x + norm.param("bias", nn.initializers.zeros, shape[-1:]).reshape(shape)
+    return x

@@ -26,7 +26,13 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 RULES: Rules = (
     # Attention: heads are split, so query/key/value by output, the result by input.
     (r"(query|key|value)/kernel$", (None, "tensor")),
-    (r"attention.*/out/kernel$", ("tensor", None)),
+    (r"(attention.*|mixer|cross)/out/kernel$", ("tensor", None)),
+    # Feed-forward layers likewise: by what lies in between.
+    (r"(up|gate)/kernel$", (None, "tensor")),
+    (r"down/kernel$", ("tensor", None)),
+    # Tables of tokens, and the products with them, by token.
+    (r"(token_embedding/embedding)$", ("tensor", None)),
+    (r"logits/kernel$", (None, "tensor")),
 )
 
 SMALL = 2**14

@@ -62,7 +62,7 @@ class Mask(flax.struct.PyTreeNode):
         self, num_queries: int, num_keys: int
     ) -> tuple[Int[Array, "queries"], Int[Array, "keys"]]:
         """Where queries and keys stand in the row."""
-        return self.offset + jnp.arange(num_queries), jnp.arange(num_keys)
+        return jnp.asarray(self.offset) + jnp.arange(num_queries), jnp.arange(num_keys)
 
 
 SEES_ALL = Mask()

@@ -1,0 +1,174 @@
+"""The body that sequence models share: blocks with slots, and stacks of like blocks."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Int
+
+from research.errors import UserError
+from research.layers.attention import Attention
+from research.layers.cores import SEES_ALL, Bias, Mask
+from research.layers.mlp import FeedForward
+from research.layers.residual import PreNorm
+
+Slot = Callable[..., nn.Module]
+"""Builds a module, given at least `name`."""
+
+
+class TransformerBlock(nn.Module):
+    """A mixer of positions, then a mixer of channels, each a branch of the stream.
+
+    Attributes:
+      mixer: of positions, such as `Attention`; called with the stream, `mask`, `bias`,
+        `positions`, `train` and `decode`.
+      cross: attention to another sequence, between the two; None is for none.
+      mlp: of channels, called with the stream and `train`; None is for none, as where
+        the mixer is a gated attention unit.
+      residual: how each branch joins the stream.
+      parallel: both mixers read the same input and are added up (no `cross`).
+    """
+
+    mixer: Slot = partial(Attention, num_heads=8)
+    cross: Slot | None = None
+    mlp: Slot | None = partial(FeedForward, mlp_dim=2048)
+    residual: Slot = PreNorm
+    parallel: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length dim"],
+        context: Float[Array, "batch keys context_dim"] | None = None,
+        *,
+        mask: Mask = SEES_ALL,
+        context_mask: Mask = SEES_ALL,
+        bias: Bias | None = None,
+        positions: Int[Array, "#batch length"] | None = None,
+        train: bool = False,
+        decode: bool = False,
+    ) -> Float[Array, "batch length dim"]:
+        """Raises `UserError` if there is no context for `cross` to attend to."""
+        mixer = self.mixer(name="mixer")
+        mlp = None if self.mlp is None else self.mlp(name="mlp")
+
+        def mix(h: Array) -> Array:
+            out = mixer(
+                h,
+                mask=mask,
+                bias=bias,
+                positions=positions,
+                train=train,
+                decode=decode,
+            )
+            return out + mlp(h, train) if self.parallel and mlp else out
+
+        x = self.residual(name="mixer_residual")(x, mix, train)
+        if self.cross is not None:
+            if context is None and not decode:
+                raise UserError("a block with cross attention needs a context")
+            cross = self.cross(name="cross")
+            x = self.residual(name="cross_residual")(
+                x,
+                lambda h: cross(
+                    h, context, mask=context_mask, train=train, decode=decode
+                ),
+                train,
+            )
+        if mlp and not self.parallel:
+            x = self.residual(name="mlp_residual")(x, lambda h: mlp(h, train), train)
+        return x
+
+
+class Stack(nn.Module):
+    """`num_layers` blocks, one after the other.
+
+    Like blocks are scanned over: they are compiled once, and their parameters lie under
+    `layers/` with one more axis in front.
+
+    Attributes:
+      num_layers: a multiple of the number of `blocks`.
+      blocks: builds one round of layers, mostly a single one; further rounds repeat
+        them.
+      final_norm: of the output, where the blocks leave the stream as it is.
+      bias: called without arguments for the `Bias` of every layer's mixer, one for
+        all: a `RelativeBias`, an `Alibi`.
+      remat: keeps nothing of a round for the backward pass, and computes it again.
+      unroll: rounds in one iteration of the scan.
+      dtype: of the output.
+    """
+
+    num_layers: int
+    blocks: tuple[Slot, ...] = (TransformerBlock,)
+    final_norm: Slot | None = None
+    bias: Callable[[], Bias] | None = None
+    remat: bool = False
+    unroll: int = 1
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length dim"],
+        context: Float[Array, "batch keys context_dim"] | None = None,
+        *,
+        mask: Mask = SEES_ALL,
+        context_mask: Mask = SEES_ALL,
+        positions: Int[Array, "#batch length"] | None = None,
+        train: bool = False,
+        decode: bool = False,
+    ) -> Float[Array, "batch length dim"]:
+        """Raises `UserError` where `blocks` do not divide `num_layers`."""
+        rounds, rest = divmod(self.num_layers, len(self.blocks))
+        if rest or rounds < 1:
+            raise UserError(
+                f"num_layers={self.num_layers} is no multiple of the "
+                f"{len(self.blocks)} blocks that repeat"
+            )
+        bias = None if self.bias is None else self.bias()
+        one_round = nn.remat(_Round, prevent_cse=False) if self.remat else _Round
+        scanned = nn.scan(
+            one_round,
+            variable_axes={True: 0},
+            split_rngs={True: True},
+            length=rounds,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+            unroll=self.unroll,
+        )
+        x, _ = scanned(self.blocks, train, decode, name="layers")(
+            x, context, mask, context_mask, bias, positions
+        )
+        if self.final_norm is not None:
+            x = self.final_norm(dtype=self.dtype, name="final_norm")(x, train)
+        return x
+
+
+class _Round(nn.Module):
+    """Each of the blocks once."""
+
+    blocks: tuple[Slot, ...]
+    train: bool
+    decode: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        context: Array | None,
+        mask: Mask,
+        context_mask: Mask,
+        bias: Bias | None,
+        positions: Array | None,
+    ) -> tuple[Array, None]:
+        for index, block in enumerate(self.blocks):
+            x = block(name=f"block_{index}")(
+                x,
+                context,
+                mask=mask,
+                context_mask=context_mask,
+                bias=bias,
+                positions=positions,
+                train=self.train,
+                decode=self.decode,
+            )
+        return x, None
