@@ -109,3 +109,21 @@ def cross_entropy(
     """-log softmax(logits)[label] of each example, in float32."""
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.take_along_axis(log_probabilities, label[:, None], axis=-1)[:, 0]
+
+
+def token_cross_entropy(
+    logits: Float[Array, "batch length vocab"],
+    tokens: Int[Array, "batch length"],
+    smoothing: float = 0.0,
+) -> Float[Array, "batch length"]:
+    """-sum_v q(v) log softmax(logits)[v] of each token, in float32.
+
+    q is 1 - `smoothing` on the token and spread evenly over all of the vocabulary for
+    the rest (Szegedy et al. 2016, arXiv:1512.00567, section 7).
+    """
+    logits = logits.astype(jnp.float32)
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    right = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    if not smoothing:
+        return normalizer - right
+    return normalizer - (1 - smoothing) * right - smoothing * logits.mean(-1)

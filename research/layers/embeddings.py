@@ -1,9 +1,14 @@
 """Vectors for scalars and tokens."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.nn.initializers import Initializer
+from jaxtyping import Array, Float, Int
+
+from research.layers.dropout import Dropout
 
 
 class SinusoidalEmbedding(nn.Module):
@@ -66,3 +71,71 @@ class FourierEmbedding(nn.Module):
         )
         angles = t[:, None] * frequencies[None] * (2 * jnp.pi)
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class TokenEmbedding(nn.Module):
+    """A vector for each token, with its position's code added, and the way back.
+
+    Attributes:
+      vocab_size: tokens beyond it become NaN.
+      embed_dim: of the vectors.
+      scale: of the vectors: sqrt(embed dim) in Vaswani et al. 2017, section 3.4.
+      positions: called with positions (batch, length) and the dimension, for what is
+        added; None is for nothing.
+      num_types: of segments that differ by a vector of their own (BERT's sentences).
+      norm: of the sum; None is for none.
+      dropout_rate: of the result, in training.
+      init: of the table of tokens.
+      dtype: of the result.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    scale: float = 1.0
+    positions: Callable[[Array, int], Array] | None = None
+    num_types: int = 0
+    norm: Callable[..., nn.Module] | None = None
+    dropout_rate: float = 0.0
+    init: Initializer = nn.initializers.normal(0.02)
+    dtype: str = "float32"
+
+    def setup(self):
+        shape = (self.vocab_size, self.embed_dim)
+        self.embedding = self.param("embedding", self.init, shape)
+        if self.num_types:
+            shape = (self.num_types, self.embed_dim)
+            self.type_embedding = self.param("type_embedding", self.init, shape)
+        if self.norm is not None:
+            self.embedding_norm = self.norm(dtype=self.dtype)
+        self.dropout = Dropout(self.dropout_rate)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch length"],
+        positions: Int[Array, "#batch length"] | None = None,
+        types: Int[Array, "batch length"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch length embed_dim"]:
+        """`positions` None is for 0, 1, ...; `types` None for the first one."""
+        x = jnp.take(self.embedding, tokens, axis=0, mode="fill") * self.scale
+        if self.num_types:
+            types = jnp.zeros_like(tokens) if types is None else types
+            x += jnp.take(self.type_embedding, types, axis=0, mode="fill")
+        if self.positions is not None:
+            if positions is None:
+                positions = jnp.arange(tokens.shape[1])[None]
+            x += self.positions(positions, self.embed_dim)
+        if self.norm is not None:
+            x = self.embedding_norm(x, train)
+        return self.dropout(x, train).astype(self.dtype)
+
+    def attend(
+        self, x: Float[Array, "*batch embed_dim"]
+    ) -> Float[Array, "*batch vocab_size"]:
+        """Products with every token's vector, in float32: tied logits."""
+        return jnp.einsum(
+            "...m,vm->...v",
+            x,
+            self.embedding.astype(x.dtype),
+            preferred_element_type=jnp.float32,
+        )

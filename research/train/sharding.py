@@ -31,7 +31,7 @@ RULES: Rules = (
     (r"(up|gate)/kernel$", (None, "tensor")),
     (r"down/kernel$", ("tensor", None)),
     # Tables of tokens, and the products with them, by token.
-    (r"(token_embedding/embedding)$", ("tensor", None)),
+    (r"embedding/embedding$", ("tensor", None)),
     (r"logits/kernel$", (None, "tensor")),
 )
 
