@@ -13,6 +13,7 @@ FLOORS = {
     "research.layers": 1,
     "research.losses": 1,
     "research.diffusion": 1,
+    "research.decoding": 1,
     "research.data": 1,
     "research.tasks.base": 1,
     "research.train.metrics": 1,
