@@ -9,6 +9,7 @@ import pytest
 from gaussian import Gaussian
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from research.diffusion.karras import Karras
 from research.diffusion.processes import VE, VP, Process, SubVP
 from research.diffusion.samplers import (
     DDIM,
@@ -365,20 +366,23 @@ def test_failure_needs_no_host_callback():
 
 
 @pytest.mark.parametrize(
-    "sampler",
+    ("sampler", "data"),
     [
-        PredictorCorrector(reverse_diffusion, Langevin(), num_steps=50),
-        ProbabilityFlow(),
+        (PredictorCorrector(reverse_diffusion, Langevin(), num_steps=50), DATA),
+        (ProbabilityFlow(), DATA),
+        (DDIM(20, eta=0.5), DATA),
+        (Karras(10, churn=5.0), DATA),
+        (AnnealedLangevin(10, 2, step_size=6e-3), Gaussian(VE(0.2, 5.0))),
     ],
-    ids=["predictor_corrector", "probability_flow"],
+    ids=["predictor_corrector", "probability_flow", "ddim", "karras", "annealed"],
 )
-def test_samples_do_not_depend_on_the_number_of_devices(sampler):
+def test_samples_do_not_depend_on_the_number_of_devices(sampler, data):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     rows = NamedSharding(mesh, PartitionSpec("data"))
     whole = NamedSharding(mesh, PartitionSpec())
 
     def run(rng):
-        return sampler(rng, DATA.score, DATA.process, (48, 5, 3))
+        return sampler(rng, data.score, data.process, (48, 5, 3))
 
     rng = jax.random.key(0)
     sharded = jax.jit(run, out_shardings=(rows, whole)).lower(rng).compile()
