@@ -48,10 +48,23 @@ def test_a_number_that_is_not_there_is_not_met():
     experiment = dataclasses.replace(
         linear.experiment(), required=(Required("a/b", below=1.0),)
     )
-    (finding,) = prove.judge(experiment, {"a/c": 0.0})
-    assert not finding.met
+    assert not prove.judge(experiment, {"a/c": 0.0})[0].met
     (finding,) = prove.judge(experiment, {"a/b": 0.0})
     assert finding.met
+
+
+def test_other_numbers_are_shown_and_never_fail():
+    experiment = dataclasses.replace(
+        linear.experiment(), required=(Required("a/b", below=1.0),)
+    )
+    values = {"a/control": math.inf, "a/b": 0.0, "a/nfe": 9.0}
+    stated, *others = prove.judge(experiment, values)
+    assert stated.stated and stated.measured == 0.0
+    assert [(o.required.metric, o.measured) for o in others] == [
+        ("a/control", math.inf),
+        ("a/nfe", 9.0),
+    ]
+    assert all(other.met and not other.stated for other in others)
 
 
 @pytest.mark.parametrize("bound, code, word", [("1e9", 0, "met"), ("1e-9", 1, "NOT")])
