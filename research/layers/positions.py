@@ -104,7 +104,7 @@ class Rotary:
                 f"Rotary(dim={dim}) of heads with {x.shape[-1]} dimensions: expected "
                 "an even number, no more than they have"
             )
-        frequencies = self.theta ** -(np.arange(0, dim, 2) / dim)
+        frequencies = self.theta ** -(np.arange(0, dim, 2)[None, None, None] / dim)
         angles = positions[:, :, None, None] * jnp.asarray(frequencies, jnp.float32)
         sine, cosine = jnp.sin(angles), jnp.cos(angles)
         rotating = x[..., :dim].astype(jnp.float32)
