@@ -6,7 +6,8 @@ from jaxtyping import Int64, UInt64
 # Leaves one example in 2^32 where it was before any round moved it.
 NUM_ROUNDS = 32
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 over the golden ratio, odd: what the keys of a sequence of draws differ by."""
 
 
 def permuted(
@@ -26,16 +27,16 @@ def permuted(
     Shuffle", CRYPTO 2012, Figure 1.
     """
     epochs, index = np.divmod(positions.astype(np.uint64), np.uint64(size))
-    key = _mix(_mix(np.array([seed], np.uint64) + _GOLDEN) + epochs)
+    key = mix(mix(np.array([seed], np.uint64) + GOLDEN) + epochs)
     for _ in range(NUM_ROUNDS):
-        key = _mix(key + _GOLDEN)
+        key = mix(key + GOLDEN)
         partner = (key % np.uint64(size) + np.uint64(size) - index) % np.uint64(size)
-        coin = _mix(key ^ np.maximum(index, partner)) & np.uint64(1)
+        coin = mix(key ^ np.maximum(index, partner)) & np.uint64(1)
         index = np.where(coin, partner, index)
     return index.astype(np.int64)
 
 
-def _mix(x: UInt64[np.ndarray, "batch"]) -> UInt64[np.ndarray, "batch"]:
+def mix(x: UInt64[np.ndarray, "batch"]) -> UInt64[np.ndarray, "batch"]:
     """Every bit of the result depends on every bit of x, one to one.
 
     Source: G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number

@@ -10,9 +10,10 @@ Images are uint8 (height, width, channels) and labels integers.
 
 import gzip
 import hashlib
+import itertools
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -64,13 +65,15 @@ class Preparable(Protocol):
 
 
 @dataclass(frozen=True)
-class _Lazy:
+class Lazy:
+    """A record that is pickled as its fields, without what it has loaded."""
+
     def __getstate__(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 @dataclass(frozen=True)
-class Arrays(_Lazy):
+class Arrays(Lazy):
     """A source whose examples are the rows of arrays of equal length in memory."""
 
     def _load(self) -> dict[str, np.ndarray]:
@@ -104,7 +107,7 @@ class Digits(Arrays):
         from sklearn.datasets import load_digits
 
         parts = {"train": slice(None, 1437), "test": slice(1437, None)}
-        part = parts[_known(self.split, parts)]
+        part = parts[known(self.split, parts)]
         images, labels = load_digits(return_X_y=True)
         # RandomState's stream is frozen; a Generator's may change with NumPy (NEP 19).
         chosen = np.random.RandomState(0).permutation(len(labels))[part]
@@ -149,7 +152,7 @@ class IdxImages(Arrays):
     def _files(self) -> list[Path]:
         """The images' and the labels' file; the `.gz` where there is neither."""
         prefixes = {"train": "train", "test": "t10k"}
-        prefix = prefixes[_known(self.split, prefixes)]
+        prefix = prefixes[known(self.split, prefixes)]
         folder = Path(self.folder).expanduser()
         plain = [
             folder / f"{prefix}-{name}-ubyte" for name in ("images-idx3", "labels-idx1")
@@ -157,7 +160,7 @@ class IdxImages(Arrays):
         return [p if p.exists() else p.with_name(f"{p.name}.gz") for p in plain]
 
     def _load(self) -> dict[str, np.ndarray]:
-        _require(self, "folder")
+        require(self, "folder")
         images_file, labels_file = self._files()
         images = _read_idx(images_file, num_dims=3)
         labels = _read_idx(labels_file, num_dims=1)
@@ -221,7 +224,7 @@ _UNREADABLE = (OSError, Image.DecompressionBombError, SyntaxError, ValueError)
 
 
 @dataclass(frozen=True)
-class ImageFolder(_Lazy):
+class ImageFolder(Lazy):
     """Images in one subfolder a class, decoded when they are read.
 
     `image` is uint8 (height, width, 3), or 1 channel with `mode="L"`; `label` is the
@@ -240,7 +243,7 @@ class ImageFolder(_Lazy):
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names by label."""
-        _require(self, "folder")
+        require(self, "folder")
         root = Path(self.folder).expanduser()
         names = sorted(p.name for p in root.iterdir() if p.is_dir())
         if not names:
@@ -307,7 +310,7 @@ class Npz(Arrays):
     path: str
 
     def _load(self) -> dict[str, np.ndarray]:
-        _require(self, "path")
+        require(self, "path")
         path = Path(self.path).expanduser()
         try:
             # Pickled arrays could run any code: they are refused, not opened.
@@ -344,7 +347,7 @@ class Npz(Arrays):
 
 
 @dataclass(frozen=True)
-class Tfds(_Lazy):
+class Tfds(Lazy):
     """A split of a TensorFlow Datasets set that was prepared as ArrayRecord files.
 
     Reading needs no TensorFlow. Preparing it, which only `prepare` does, needs it for
@@ -380,7 +383,7 @@ class Tfds(_Lazy):
 
     @cached_property
     def _records(self) -> Sequence[Any]:
-        _require(self, "data_dir")
+        require(self, "data_dir")
         builder = self._builder()
         try:
             return builder.as_data_source(self.split)
@@ -463,16 +466,29 @@ def _plain(value: Any) -> Any:
     return np.asarray(value)
 
 
-def _known(split: str, splits: dict[str, Any]) -> str:
+def known(split: str, splits: Collection[str]) -> str:
+    """`split`, if it is one of `splits`; else raises UserError with those there are."""
     if split not in splits:
         raise UserError(f"no split {split!r}: it has {', '.join(splits)}")
     return split
 
 
-def _require(source: Preparable, where: str) -> None:
-    """Refuse to load what is missing; `where` is the field that says where it is."""
+def require(source: Preparable, where: str) -> None:
+    """Raises UserError if anything is missing; the field `where` says where it is."""
     if missing := source.missing():
         raise UserError(
             f"no {' and no '.join(missing)}: python -m launch.prepare EXPERIMENT says "
             f"what it can download; {ELSEWHERE.format(field=where)}"
         )
+
+
+def all_missing(things: Iterable[Any]) -> list[str]:
+    """What is missing of each of them, for a record that is made of several."""
+    paths = [thing.missing() for thing in things if isinstance(thing, Preparable)]
+    return list(dict.fromkeys(itertools.chain.from_iterable(paths)))
+
+
+def prepare_all(things: Iterable[Any]) -> str:
+    """What was verified of each of them, in their order; as `Preparable.prepare`."""
+    told = [thing.prepare() for thing in things if isinstance(thing, Preparable)]
+    return "; ".join(filter(None, dict.fromkeys(told)))
