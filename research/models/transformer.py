@@ -4,8 +4,8 @@ Their bodies are `research.layers.stack.Stack`s: what a layer is made of, and in
 order, is the body's own setting.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Bool, Float, Int
 
+from research.decoding.cache import empty_cache, take_cache_rows, with_context
+from research.decoding.prompts import Reorder, State, Step
 from research.layers.cores import Mask
 from research.layers.embeddings import TokenEmbedding
 from research.layers.stack import Stack
@@ -62,6 +64,25 @@ class LanguageModel(nn.Module):
         if self.tie_embeddings:
             return self.embedding.attend(x)
         return _logits(self, x, self.embedding.vocab_size)
+
+    @nn.nowrap
+    def decoding(
+        self, variables: Mapping[str, Any], rows: int, max_length: int
+    ) -> tuple[Step, State, Reorder]:
+        """For `research.decoding.search`: from before the first token."""
+        tokens = jnp.zeros((rows, max_length), jnp.int32)
+        cache = empty_cache(lambda: self.init(jax.random.key(0), tokens, decode=True))
+
+        def step(cache: State, token: Array) -> tuple[State, Array]:
+            logits, changed = self.apply(
+                {**variables, "cache": cache},
+                token[:, None],
+                decode=True,
+                mutable=["cache"],
+            )
+            return changed["cache"], logits[:, 0]
+
+        return step, cache, take_cache_rows
 
 
 class Encoder(nn.Module):
@@ -309,6 +330,45 @@ class EncoderDecoder(nn.Module):
         else:
             logits = _logits(self, x, vocab_size)
         return logits + _bias(self, vocab_size) if self.logit_bias else logits
+
+    @nn.nowrap
+    def decoding(
+        self,
+        variables: Mapping[str, Any],
+        source: Int[Array, "batch source_length"],
+        max_length: int,
+    ) -> tuple[Step, State, Reorder]:
+        """For `research.decoding.search`: from before the first target token."""
+        encoded: Any = self.apply(variables, source, method="encode")
+        valid = source != 0
+        target = jnp.zeros((len(source), max_length), jnp.int32)
+
+        def run(cache: Any, tokens: Array, encoded: Array | None, valid: Array) -> Any:
+            return self.apply(
+                {**variables, "cache": cache},
+                tokens,
+                encoded,
+                valid,
+                decode=True,
+                mutable=["cache"],
+                method="decode",
+            )
+
+        def init() -> Any:
+            options: Any = {"decode": True, "method": "decode"}
+            return self.init(jax.random.key(0), target, encoded, valid, **options)
+
+        cache = empty_cache(init)
+        _, primed = run(cache, target[:, :1], encoded, valid)
+        cache = with_context(cache, primed["cache"])
+
+        def step(state: State, token: Array) -> tuple[State, Array]:
+            logits, changed = run(
+                state["cache"], token[:, None], None, state["context_valid"]
+            )
+            return {**state, "cache": changed["cache"]}, logits[:, 0]
+
+        return step, {"cache": cache, "context_valid": valid}, take_cache_rows
 
 
 def _logits(model: LanguageModel | EncoderDecoder, x: Array, vocab_size: int) -> Array:
