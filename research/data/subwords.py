@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,9 @@ from research.data.tokenizers import (
     END,
     PAD,
     UNKNOWN,
+    Ids,
     Special,
-    require_known,
+    known_ids,
     texts,
 )
 from research.errors import UserError
@@ -105,11 +106,9 @@ class SentencePiece(Lazy):
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The text, " \u2047 " where unknown."""
-        ids = [int(i) for i in ids]
-        require_known(ids, self._processor.get_piece_size())
-        return self._processor.decode(ids)
+        return self._processor.decode(known_ids(ids, self._processor.get_piece_size()))
 
     def missing(self) -> list[str]:
         """The file, if it is not there."""
@@ -269,11 +268,9 @@ class HuggingFaceTokenizer(Lazy):
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The text without special tokens, an unknown one's among them."""
-        ids = [int(i) for i in ids]
-        require_known(ids, self.vocab_size)
-        return self._tokenizer.decode(ids)
+        return self._tokenizer.decode(known_ids(ids, self.vocab_size))
 
     def missing(self) -> list[str]:
         """The file, if it is not there."""
@@ -330,11 +327,11 @@ class Marian(Lazy):
         pieces = self._processor.encode(text, out_type=str)
         return [self._ids.get(piece, unknown) for piece in pieces]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The text, "<unk>" where unknown."""
         silent = (self.special.pad, self.special.end)
-        require_known(ids, self.vocab_size)
-        pieces = [self._pieces[int(i)] for i in ids if int(i) not in silent]
+        said = [i for i in known_ids(ids, self.vocab_size) if i not in silent]
+        pieces = [self._pieces[i] for i in said]
         return self._processor.decode(pieces)
 
     def missing(self) -> list[str]:

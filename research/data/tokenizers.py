@@ -18,8 +18,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Int
+
 from research.data.sources import Lazy, Source, all_missing
 from research.errors import UserError
+
+Ids = Sequence[int] | Int[np.ndarray, "length"]
+"""What a tokenizer decodes."""
 
 PAD, END, UNKNOWN, BEGIN = 0, 1, 2, 3
 NUM_SPECIAL = 4
@@ -62,7 +68,7 @@ class Tokenizer(Protocol):
         """The ids of a text, no special ones but `unknown` among them."""
         ...
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The text of ids; special ones but `unknown` stand for nothing.
 
         Raises:
@@ -107,7 +113,7 @@ class Bytes:
     def encode(self, text: str) -> list[int]:
         return [NUM_SPECIAL + byte for byte in text.encode()]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The text; bytes that are no UTF-8 become U+FFFD, as unknown ids do."""
         unknown = "\ufffd".encode()
         ordinary = [bytes([byte]) for byte in range(256)]
@@ -140,7 +146,7 @@ class Characters(Lazy):
         ids = self._ids
         return [ids.get(character, UNKNOWN) for character in text]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The text, U+FFFD where unknown."""
         return "".join(_looked_up(ids, ("", "", "\ufffd", "", *self.alphabet)))
 
@@ -186,7 +192,7 @@ class Symbols(Lazy):
         symbols = [s for s in text.split() if s not in self.ignored]
         return [self._ids.get(symbol, UNKNOWN) for symbol in symbols]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The symbols, "<unk>" where unknown, with single spaces between them."""
         return _spaced(ids, self.symbols)
 
@@ -259,7 +265,7 @@ class Words(Lazy):
     def encode(self, text: str) -> list[int]:
         return [self._ids.get(word, UNKNOWN) for word in self._cut(text)]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The words, "<unk>" where unknown, with single spaces between them."""
         spare = self.vocab_size - NUM_SPECIAL - len(self.words)
         return _spaced(ids, self.words + ("<unk>",) * spare)
@@ -283,21 +289,22 @@ def _distinct(symbols: Sequence[str], name: str) -> None:
         raise UserError(f"{name} has {told}: expected each symbol once")
 
 
-def require_known(ids: Sequence[int], vocab_size: int) -> None:
-    """Raises UserError for an id that is none of a vocabulary of `vocab_size`."""
-    for i in ids:
+def known_ids(ids: Ids, vocab_size: int) -> list[int]:
+    """The ids as Python's integers; UserError for one beyond the vocabulary."""
+    numbers = [int(i) for i in ids]
+    for i in numbers:
         if not 0 <= i < vocab_size:
             raise UserError(
                 f"id {i} is not in a vocabulary of {vocab_size}: the ids are another "
                 "tokenizer's, or of a model with a larger vocab_size"
             )
+    return numbers
 
 
-def _looked_up(ids: Sequence[int], table: Sequence[Any]) -> list[Any]:
-    require_known(ids, len(table))
-    return [table[int(i)] for i in ids]
+def _looked_up(ids: Ids, table: Sequence[Any]) -> list[Any]:
+    return [table[i] for i in known_ids(ids, len(table))]
 
 
-def _spaced(ids: Sequence[int], symbols: tuple[str, ...]) -> str:
+def _spaced(ids: Ids, symbols: tuple[str, ...]) -> str:
     words = _looked_up(ids, ("", "", "<unk>", "", *symbols))
     return " ".join(word for word in words if word)
