@@ -85,7 +85,7 @@ class TokenEmbedding(nn.Module):
       num_types: of segments that differ by a vector of their own (BERT's sentences).
       norm: of the sum; None is for none.
       dropout_rate: of the result, in training.
-      init: of the table of tokens.
+      embedding_init: of the table of tokens.
       dtype: of the result.
     """
 
@@ -96,15 +96,17 @@ class TokenEmbedding(nn.Module):
     num_types: int = 0
     norm: Callable[..., nn.Module] | None = None
     dropout_rate: float = 0.0
-    init: Initializer = nn.initializers.normal(0.02)
+    embedding_init: Initializer = nn.initializers.normal(0.02)
     dtype: str = "float32"
 
     def setup(self):
         shape = (self.vocab_size, self.embed_dim)
-        self.embedding = self.param("embedding", self.init, shape)
+        self.embedding = self.param("embedding", self.embedding_init, shape)
         if self.num_types:
             shape = (self.num_types, self.embed_dim)
-            self.type_embedding = self.param("type_embedding", self.init, shape)
+            self.type_embedding = self.param(
+                "type_embedding", self.embedding_init, shape
+            )
         if self.norm is not None:
             self.embedding_norm = self.norm(dtype=self.dtype)
         self.dropout = Dropout(self.dropout_rate)

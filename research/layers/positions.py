@@ -55,19 +55,19 @@ class Learned(nn.Module):
     Attributes:
       max_length: positions beyond it become NaN.
       offset: of the first position in the table (2 in BART's and RoBERTa's).
-      init: of the table.
+      embedding_init: of the table.
     """
 
     max_length: int
     offset: int = 0
-    init: Initializer = nn.initializers.normal(0.02)
+    embedding_init: Initializer = nn.initializers.normal(0.02)
 
     @nn.compact
     def __call__(
         self, positions: Int[Array, "batch length"], embed_dim: int
     ) -> Float[Array, "batch length embed_dim"]:
         shape = (self.max_length + self.offset, embed_dim)
-        table = self.param("embedding", self.init, shape)
+        table = self.param("embedding", self.embedding_init, shape)
         return jnp.take(table, positions + self.offset, axis=0, mode="fill")
 
 
@@ -135,11 +135,13 @@ class RelativeBias(nn.Module):
     num_buckets: int = 32
     max_distance: int = 128
     bidirectional: bool = True
-    init: Initializer = nn.initializers.normal(1.0)
+    embedding_init: Initializer = nn.initializers.normal(1.0)
 
     @nn.compact
     def __call__(self) -> Bias:
-        table = self.param("embedding", self.init, (self.num_buckets, self.num_heads))
+        table = self.param(
+            "embedding", self.embedding_init, (self.num_buckets, self.num_heads)
+        )
         bucket = functools.partial(
             relative_bucket,
             num_buckets=self.num_buckets,

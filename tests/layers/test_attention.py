@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from research.errors import UserError
-from research.layers.attention import PixelAttention
+from research.layers.attention import Attention, PixelAttention
+from research.layers.cores import Mask, Softmax
 from tests.layers import slow
 
 X = np.random.default_rng(0).normal(size=(2, 3, 4, 8))
@@ -80,3 +81,103 @@ def test_another_core():
 def test_heads_must_divide_the_channels():
     with pytest.raises(UserError, match="8 channels .* 3 heads"):
         PixelAttention(3).init(slow.key(0), jnp.asarray(X))
+
+
+# Sequences
+
+
+def heads_of(x, num_heads):
+    return np.asarray(x, np.float64).reshape(*x.shape[:2], num_heads, -1)
+
+
+def slow_attention(params, x, context, num_heads, num_kv_heads, seen):
+    """One query of one head at a time."""
+    query = heads_of(slow.dense(params["query"], x), num_heads)
+    key = heads_of(slow.dense(params["key"], context), num_kv_heads)
+    value = heads_of(slow.dense(params["value"], context), num_kv_heads)
+    out = np.zeros((*x.shape[:2], num_heads, value.shape[-1]))
+    for b, q, h in np.ndindex(*out.shape[:3]):
+        shared = h // (num_heads // num_kv_heads)
+        logits = key[b, :, shared] @ query[b, q, h] / query.shape[-1] ** 0.5
+        weights = np.where(seen[b, q], np.exp(logits), 0)
+        if weights.any():
+            out[b, q, h] = weights / weights.sum() @ value[b, :, shared]
+    return slow.dense(params["out"], out.reshape(*x.shape[:2], -1))
+
+
+def attend(attention, params, *inputs, mask):
+    run = slow.jit(lambda params, mask: attention.apply(params, *inputs, mask=mask))
+    return run({"params": params}, mask)
+
+
+SEQUENCE = np.random.default_rng(3).normal(size=(2, 5, 8))
+OTHER = np.random.default_rng(4).normal(size=(2, 7, 6))
+VALID = np.array([[1, 1, 0, 1, 1, 0, 1], [0, 0, 0, 1, 1, 1, 1]], bool)
+
+
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_self_attention_is_the_slow_formula(num_kv_heads):
+    attention = Attention(num_heads=4, num_kv_heads=num_kv_heads, value_dim=3)
+    x = jnp.asarray(SEQUENCE)
+    params = slow.random_params(attention, x)
+    segments = jnp.array([[1, 1, 2, 2, 2], [1, 1, 1, 1, 0]])
+    mask = Mask(causal=True, segments=(segments, segments))
+    seen = np.tril(np.ones((5, 5), bool)) & (
+        np.asarray(segments)[:, :, None] == np.asarray(segments)[:, None]
+    )
+    expected = slow_attention(params, SEQUENCE, SEQUENCE, 4, num_kv_heads, seen)
+    ours = attend(attention, params, x, mask=mask)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_cross_attention_is_the_slow_formula():
+    attention = Attention(num_heads=2, head_dim=3, use_bias=False)
+    x, context = jnp.asarray(SEQUENCE), jnp.asarray(OTHER)
+    params = slow.random_params(attention, x, context)
+    assert "bias" not in params["query"] and "bias" not in params["out"]
+    zeros = {name: {**layer, "bias": 0} for name, layer in params.items()}
+    seen = np.repeat(VALID[:, None], 5, axis=1)
+    expected = slow_attention(zeros, SEQUENCE, OTHER, 2, 2, seen)
+    mask = Mask(valid=jnp.asarray(VALID))
+    ours = attend(attention, params, x, context, mask=mask)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+def test_a_query_that_sees_nothing_gets_the_bias():
+    attention = Attention(num_heads=2)
+    params = slow.random_params(attention, jnp.asarray(SEQUENCE))
+    valid = jnp.zeros((2, 5), bool)
+    ours = attend(attention, params, jnp.asarray(SEQUENCE), mask=Mask(valid=valid))
+    expected = np.broadcast_to(params["out"]["bias"], ours.shape)
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_dropping_weights_draws_anew_and_keeps_the_mean():
+    """And the way that drops is the way that does not, apart from that."""
+    x = jnp.asarray(SEQUENCE)
+    params = slow.random_params(Attention(num_heads=2), x)
+
+    def run(rate, seed):
+        attention = Attention(num_heads=2, core=Softmax(dropout_rate=rate))
+        return attention.apply(
+            {"params": params},
+            x,
+            mask=Mask(causal=True),
+            train=True,
+            rngs={"dropout": jax.random.key(seed)},
+        )
+
+    whole = run(0.0, 0)
+    np.testing.assert_allclose(run(2e-5, 0), whole, atol=1e-3)
+    draws = jax.vmap(lambda seed: run(0.5, seed))(jnp.arange(2000))
+    assert float(draws.std(0).min()) > 0.01
+    spread = draws.std(0) / 2000**0.5
+    assert float(jnp.mean(abs(draws.mean(0) - whole) < 4 * spread)) > 0.99
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_heads": 3}, {"num_heads": 4, "num_kv_heads": 3}]
+)
+def test_heads_that_do_not_fit_are_refused(settings):
+    with pytest.raises(UserError, match="heads"):
+        Attention(**settings).init(slow.key(0), jnp.asarray(SEQUENCE))
