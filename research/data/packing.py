@@ -176,16 +176,19 @@ class Packed(Lazy):
       length: of a row, for each of the parts if there are several.
       parts: to pack; others are left out.
       num_open: rows that are kept open; the fullest is closed for a new one.
+      most: sequences in a row; 1 is for the source's examples, each padded, in order,
+        and 0 for as many as there is room for.
     """
 
     source: Source
     length: int
     parts: tuple[str, ...] = ("tokens",)
     num_open: int = 64
+    most: int = 0
 
     @cached_property
     def _plan(self) -> "_Plan":
-        return _plan(self._lengths(), self.length, self.num_open)
+        return _plan(self._lengths(), self.length, self.num_open, self.most)
 
     def _lengths(self) -> Iterator[np.ndarray]:
         for index in range(len(self.source)):
@@ -244,7 +247,9 @@ class _Plan:
     fill_rate: float
 
 
-def _plan(lengths: Iterator[np.ndarray], length: int, num_open: int) -> _Plan:
+def _plan(
+    lengths: Iterator[np.ndarray], length: int, num_open: int, most: int
+) -> _Plan:
     rows: list[list[int]] = []
     open_rows = np.zeros(num_open, int)
     room = np.full((num_open, 1), -1)  # of rows that are not there yet
@@ -259,4 +264,6 @@ def _plan(lengths: Iterator[np.ndarray], length: int, num_open: int) -> _Plan:
             rows.append([])
         rows[open_rows[place]].append(index)
         room[place] -= need
+        if len(rows[open_rows[place]]) == most:
+            room[place] = -1  # nothing fits any more
     return _Plan(rows, total / max(1, len(rows) * length * num_parts))

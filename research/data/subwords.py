@@ -286,6 +286,9 @@ class HuggingFaceTokenizer(Lazy):
 class Marian(Lazy):
     """One side of a Marian checkpoint: SentencePiece, numbered by `vocab.json`.
 
+    Differs: where the package sacremoses is installed, the reference library normalizes
+    punctuation first.
+
     Attributes:
       folder: holds `source.spm`, `target.spm` and `vocab.json`.
       side: which language.
