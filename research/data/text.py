@@ -123,7 +123,7 @@ class Lines(Lazy):
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> Example:
-        return {"text": self._lines[self._numbers[index]]}
+        return {"text": self._lines[int(self._numbers[index])]}
 
     def missing(self) -> list[str]:
         """The file, if it is not there."""
