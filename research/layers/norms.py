@@ -1,5 +1,6 @@
 """Normalisation of activations."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -171,7 +172,84 @@ class RMSNorm(nn.Module):
         return _affine(self, x * factor).astype(self.dtype)
 
 
-def _affine(norm: LayerNorm | RMSNorm, x: Array) -> Array:
+class ScaleNorm(nn.Module):
+    """Puts the channels of each position on a sphere whose radius is learnt.
+
+    y = scale * x / max(|x|, epsilon), with one `scale`, which starts at sqrt(channels),
+    in float32 whatever the compute dtype (Nguyen & Salazar 2019, arXiv:1910.05895).
+
+    Attributes:
+      epsilon: the least length that is divided by.
+      unit: |x| / sqrt(channels) in the place of |x|, and a scale that starts at one:
+        the same to begin with, but learnt sqrt(channels) times as fast by Adam (the
+        port of FLASH).
+      dtype: of the output.
+    """
+
+    epsilon: float = 1e-5
+    unit: bool = False
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch channels"], train: bool = False
+    ) -> Float[Array, "*batch channels"]:
+        root = math.sqrt(x.shape[-1])
+        initial = nn.initializers.constant(1.0 if self.unit else root)
+        scale = self.param("scale", initial, ())
+        x = x.astype(jnp.float32)
+        square = jnp.square(x).sum(-1, keepdims=True)
+        if self.unit:
+            square = square / x.shape[-1]
+        # Under the root: the gradient of a length is not finite at zero.
+        length = jnp.sqrt(jnp.maximum(square, self.epsilon**2))
+        return (x * (scale / length)).astype(self.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Normalises each channel over all that a batch holds of it.
+
+    y = (x - mean) / sqrt(var + epsilon) * scale + bias (Ioffe & Szegedy 2015,
+    arXiv:1502.03167), in float32 whatever the compute dtype. Training takes the moments
+    of the batch, global whatever the sharding, and keeps averages of them in the
+    collection `batch_stats`; evaluation takes these. Padding is data like any other.
+
+    Attributes:
+      epsilon: added to the variance.
+      momentum: of the averages: what they keep at each step.
+      use_scale, use_bias: whether they are learnt, from one and zero.
+      dtype: of the output.
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    use_scale: bool = True
+    use_bias: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch channels"], train: bool = False
+    ) -> Float[Array, "*batch channels"]:
+        shape = (x.shape[-1],)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+        x = x.astype(jnp.float32)
+        m, v = mean.value, var.value
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            m, v = x.mean(axes), x.var(axes)
+            if not self.is_initializing():
+                for average, moment in ((mean, m), (var, v)):
+                    kept = self.momentum * average.value
+                    average.value = kept + (1 - self.momentum) * moment
+        m, v = (moment.reshape((1,) * (x.ndim - 1) + shape) for moment in (m, v))
+        return _affine(self, (x - m) * jax.lax.rsqrt(v + self.epsilon)).astype(
+            self.dtype
+        )
+
+
+def _affine(norm: LayerNorm | RMSNorm | BatchNorm, x: Array) -> Array:
     """x * scale + bias, of those that the norm learns."""
     shape, ones = (1,) * (x.ndim - 1) + (x.shape[-1],), nn.initializers.ones
     if norm.use_scale:
