@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 from research.errors import UserError
 from research.layers.attention import Attention
 from research.layers.cores import SEES_ALL, Bias, Mask
+from research.layers.dropout import Dropout
 from research.layers.mlp import FeedForward
 from research.layers.residual import PreNorm
 
@@ -91,6 +92,7 @@ class Stack(nn.Module):
       blocks: builds one round of layers, mostly a single one; further rounds repeat
         them.
       final_norm: of the output, where the blocks leave the stream as it is.
+      dropout_rate: of the output, in training.
       bias: called without arguments for the `Bias` of every layer's mixer, one for
         all: a `RelativeBias`, an `Alibi`.
       remat: keeps nothing of a round for the backward pass, and computes it again.
@@ -101,6 +103,7 @@ class Stack(nn.Module):
     num_layers: int
     blocks: tuple[Slot, ...] = (TransformerBlock,)
     final_norm: Slot | None = None
+    dropout_rate: float = 0.0
     bias: Callable[[], Bias] | None = None
     remat: bool = False
     unroll: int = 1
@@ -140,7 +143,7 @@ class Stack(nn.Module):
         )
         if self.final_norm is not None:
             x = self.final_norm(dtype=self.dtype, name="final_norm")(x, train)
-        return x
+        return Dropout(self.dropout_rate, name="dropout")(x, train)
 
 
 class _Round(nn.Module):

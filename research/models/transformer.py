@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from research.decoding.cache import empty_cache, take_cache_rows, with_context
 from research.decoding.prompts import Reorder, State, Step
 from research.layers.cores import Mask
+from research.layers.dropout import Dropout
 from research.layers.embeddings import TokenEmbedding
 from research.layers.stack import Stack
 
@@ -91,10 +92,12 @@ class Encoder(nn.Module):
     Attributes:
       embedding: of the tokens.
       body: its blocks.
+      pad: the token that is padding, where a caller does not say what is.
     """
 
     embedding: TokenEmbedding
     body: Stack
+    pad: int = 0
 
     def __call__(
         self,
@@ -106,9 +109,9 @@ class Encoder(nn.Module):
         types: Int[Array, "batch length"] | None = None,
         train: bool = False,
     ) -> Float[Array, "batch length dim"]:
-        """`valid` None takes token 0 for padding."""
+        """`valid`: what is no padding."""
         mask = Mask(
-            valid=tokens != 0 if valid is None else valid,
+            valid=tokens != self.pad if valid is None else valid,
             segments=None if segments is None else (segments, segments),
         )
         x = self.embedding(tokens, positions, types, train)
@@ -171,11 +174,12 @@ class SequenceClassifier(nn.Module):
 
     Attributes:
       encoder: of the tokens.
-      num_classes: of the logits.
+      num_classes: of the logits; None is for the vector that they would be made from.
       pooling: "first" takes the vector of the first token, "mean" that of all which are
         no padding.
       hidden_dim: of a layer with an activation before the logits; None is for none.
       activation: of that layer.
+      dropout_rate: of what the logits are made from, in training.
       pairs: tokens hold two sequences of equal length, one behind the other, which are
         encoded apart; with u and v theirs, the head sees [u, v, u v, u - v] (Tay et al.
         2021, arXiv:2011.04006, official code).
@@ -184,25 +188,35 @@ class SequenceClassifier(nn.Module):
     """
 
     encoder: Encoder
-    num_classes: int
+    num_classes: int | None
     pooling: Literal["first", "mean"] = "first"
     hidden_dim: int | None = None
     activation: Callable[[Array], Array] = jax.nn.relu
+    dropout_rate: float = 0.0
     pairs: bool = False
     kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: str = "float32"
 
     @nn.compact
     def __call__(
-        self, tokens: Int[Array, "batch length"], train: bool = False
-    ) -> Float[Array, "batch num_classes"]:
+        self,
+        tokens: Int[Array, "batch length"],
+        *,
+        valid: Bool[Array, "batch length"] | None = None,
+        types: Int[Array, "batch length"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch features"]:
+        """`valid` and `types` as in `Encoder`."""
         if self.pairs:
-            batch, length = tokens.shape
-            halves = tokens.reshape(2 * batch, length // 2)
-            left, right = self._pool(halves, train).reshape(batch, 2, -1).swapaxes(0, 1)
+
+            def halves(part: Array | None) -> Any:
+                return None if part is None else part.reshape(2 * len(part), -1)
+
+            pooled = self._pool(halves(tokens), halves(valid), halves(types), train)
+            left, right = pooled.reshape(len(tokens), 2, -1).swapaxes(0, 1)
             x = jnp.concatenate([left, right, left * right, left - right], axis=-1)
         else:
-            x = self._pool(tokens, train)
+            x = self._pool(tokens, valid, types, train)
 
         def dense(features: int, name: str, dtype: str) -> nn.Module:
             return nn.Dense(
@@ -211,13 +225,17 @@ class SequenceClassifier(nn.Module):
 
         if self.hidden_dim:
             x = self.activation(dense(self.hidden_dim, "dense", self.dtype)(x))
+        if self.num_classes is None:
+            return x
+        x = Dropout(self.dropout_rate, name="dropout")(x, train)
         return dense(self.num_classes, "logits", "float32")(x)
 
-    def _pool(self, tokens: Array, train: bool) -> Array:
-        x = self.encoder(tokens, train=train)
+    def _pool(self, tokens: Any, valid: Any, types: Any, train: bool) -> Array:
+        valid = tokens != self.encoder.pad if valid is None else valid
+        x = self.encoder(tokens, valid=valid, types=types, train=train)
         if self.pooling == "first":
             return x[:, 0]
-        valid = (tokens != 0)[:, :, None]
+        valid = valid[:, :, None]
         return (x * valid).sum(1) / jnp.maximum(valid.sum(1), 1)
 
 
@@ -231,6 +249,7 @@ class EncoderDecoder(nn.Module):
       tie_embeddings: logits are products with the target tokens' vectors.
       logit_scale: of the decoder's output, before the logits (T5: embed_dim^-0.5).
       logit_bias: whether a bias is learnt for each token (Marian).
+      pad: the token of the source that is padding.
       logits_init: of the kernel of untied logits.
       dtype: of the logits' product; the logits are float32.
     """
@@ -242,6 +261,7 @@ class EncoderDecoder(nn.Module):
     tie_embeddings: bool = True
     logit_scale: float = 1.0
     logit_bias: bool = False
+    pad: int = 0
     logits_init: Initializer = nn.initializers.lecun_normal()
     dtype: str = "float32"
 
@@ -266,7 +286,7 @@ class EncoderDecoder(nn.Module):
         return self.decode(
             target,
             encoded,
-            source != 0,
+            source != self.pad,
             segments=target_segments,
             source_segments=source_segments,
             positions=target_positions,
@@ -281,9 +301,9 @@ class EncoderDecoder(nn.Module):
         positions: Int[Array, "batch length"] | None = None,
         train: bool = False,
     ) -> Float[Array, "batch length dim"]:
-        """Vectors for the source; token 0 is padding."""
+        """Vectors for the source; `pad` is padding."""
         mask = Mask(
-            valid=source != 0,
+            valid=source != self.pad,
             segments=None if segments is None else (segments, segments),
         )
         embedding = self.source_embedding or self.embedding
@@ -340,7 +360,7 @@ class EncoderDecoder(nn.Module):
     ) -> tuple[Step, State, Reorder]:
         """For `research.decoding.search`: from before the first target token."""
         encoded: Any = self.apply(variables, source, method="encode")
-        valid = source != 0
+        valid = source != self.pad
         target = jnp.zeros((len(source), max_length), jnp.int32)
 
         def run(cache: Any, tokens: Array, encoded: Array | None, valid: Array) -> Any:
