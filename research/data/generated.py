@@ -1,6 +1,6 @@
 """Sequence tasks that are made up: each example a pure function of (seed, index).
 
-Nothing is kept, so that a source may be as long as wanted. The draws are those of this
+They may be as many as wanted, for little is kept. The draws are those of this
 file alone: no version of NumPy changes them.
 
 Ids are as everywhere: 0 to 3 are special, and the task's own symbols follow.
@@ -9,13 +9,14 @@ Ids are as everywhere: 0 to 3 are special, and the task's own symbols follow.
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
 from research.data.permutation import GOLDEN, mix, permuted
-from research.data.sources import Example, Source, known
+from research.data.sources import Example, Lazy, Source, known
 from research.data.tokenizers import BEGIN, NUM_SPECIAL, Symbols
 from research.errors import UserError
 
@@ -242,14 +243,15 @@ class ListOps:
         """Appends a node's symbols, and returns its value.
 
         A tree that has become too long is left unfinished, with a value of no meaning.
+        The draws are scaled as in `below`.
         """
         forced = self.only_operators and depth == 1
         if not forced and (depth >= self.max_depth or pull() >= 2**62):  # 3/4 of 2^64
-            digit = _scaled(pull(), 10)
+            digit = (pull() >> 32) * 10 >> 32
             tree.append(digit)
             return digit
-        number = 2 + _scaled(pull(), self.max_args - 1)
-        operator = _scaled(pull(), len(_OPERATORS))
+        number = 2 + ((pull() >> 32) * (self.max_args - 1) >> 32)
+        operator = (pull() >> 32) * len(_OPERATORS) >> 32
         tree.append(10 + operator)
         values = []
         while len(values) < number and len(tree) < self.max_length:
@@ -258,16 +260,11 @@ class ListOps:
         return _FUNCTIONS[operator](values) if values else 0
 
 
-def _stream(seed: int, index: int, block: int = 256) -> Iterator[int]:
+def _stream(seed: int, index: int, block: int = 128) -> Iterator[int]:
     start = 0
     while True:
         yield from draws(seed, index, start, block).tolist()
         start += block
-
-
-def _scaled(word: int, high: int) -> int:
-    """As `below`, of one word."""
-    return (word >> 32) * high >> 32
 
 
 # Numbers in words
@@ -286,7 +283,7 @@ _MILLION = 10**6
 
 
 @dataclass(frozen=True)
-class NumberWords:
+class NumberWords(Lazy):
     """Numbers below a million to translate: `source` in English, `target` in German.
 
     "two hundred forty-one" is "zweihunderteinundvierzig": short, exact, and the order
@@ -310,12 +307,16 @@ class NumberWords:
                 "expected some of 0 to 1000000"
             )
 
+    @cached_property
+    def _numbers(self) -> Int64[np.ndarray, "num"]:
+        places = np.arange(self.start, self.start + self.num)
+        return permuted(places, _MILLION, self.seed)
+
     def __len__(self) -> int:
         return self.num
 
     def __getitem__(self, index: int) -> Example:
-        place = np.array([self.start + _within(index, self)])
-        number = int(permuted(place, _MILLION, self.seed)[0])
+        number = int(self._numbers[_within(index, self)])
         return {"source": english(number), "target": german(number)}
 
 
