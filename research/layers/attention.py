@@ -10,12 +10,13 @@ from jaxtyping import Array, Float, Int
 
 from research.errors import UserError
 from research.layers.cores import SEES_ALL, Bias, Core, Mask, Softmax
+from research.layers.cores.base import HasCore
 from research.layers.initializers import uniform_fan_avg
 from research.layers.norms import GroupNorm
 from research.layers.positions import Rotation
 
 
-class PixelAttention(nn.Module):
+class PixelAttention(HasCore):
     """Residual self-attention over all pixels of an image.
 
     Ho et al. 2020, arXiv:2006.11239, App. B, with the rescaled sum of Song et al. 2021,
@@ -73,7 +74,7 @@ class PixelAttention(nn.Module):
         return ((x + h) * self.skip_scale).astype(self.dtype)
 
 
-class Attention(nn.Module):
+class Attention(HasCore):
     """Multi-head attention of a sequence to itself or to another one.
 
     Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; grouped key and value heads
@@ -91,6 +92,8 @@ class Attention(nn.Module):
       use_out_bias: of the projection of the output; None is for `use_bias`.
       kernel_init: of the projections' kernels.
       query_init, value_init, out_init: of these; None is for `kernel_init`.
+      out_norm: of what goes into the projection of the output (sub-LN); None is for
+        none.
       dense: the linear layers, built with `features` and keywords as `nn.Dense`.
       dtype: of the computation; parameters and softmax are float32.
     """
@@ -107,6 +110,7 @@ class Attention(nn.Module):
     query_init: Initializer | None = None
     value_init: Initializer | None = None
     out_init: Initializer | None = None
+    out_norm: Callable[..., nn.Module] | None = None
     dense: Callable[..., nn.Module] = nn.Dense
     dtype: str = "float32"
 
@@ -195,6 +199,9 @@ class Attention(nn.Module):
             train=train,
             decode=decode and not crosses,  # a context grows no further
         )
+        out = out.reshape(*x.shape[:-1], -1)
+        if self.out_norm is not None:
+            out = self.out_norm(dtype=self.dtype, name="out_norm")(out, train)
         use_bias = self.use_bias if self.use_out_bias is None else self.use_out_bias
         return self.dense(
             embed_dim,
@@ -202,4 +209,4 @@ class Attention(nn.Module):
             kernel_init=self.out_init or self.kernel_init,
             dtype=self.dtype,
             name="out",
-        )(out.reshape(*x.shape[:-1], -1))
+        )(out)

@@ -43,6 +43,7 @@ class FeedForward(nn.Module):
       dropout_rate: of the hidden layer, in training.
       use_bias: of every projection.
       kernel_init, out_init: of the kernels going up and down; the latter None: alike.
+      out_norm: of what goes into the projection down (sub-LN); None is for none.
       dense: the linear layers, built with `features` and keywords as `nn.Dense`.
       dtype: of the computation.
     """
@@ -54,6 +55,7 @@ class FeedForward(nn.Module):
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal()
     out_init: Initializer | None = None
+    out_norm: Callable[..., nn.Module] | None = None
     dense: Callable[..., nn.Module] = nn.Dense
     dtype: str = "float32"
 
@@ -78,4 +80,6 @@ class FeedForward(nn.Module):
         else:
             hidden = self.activation(hidden)
         hidden = Dropout(self.dropout_rate, name="dropout")(hidden, train)
+        if self.out_norm is not None:
+            hidden = self.out_norm(dtype=self.dtype, name="out_norm")(hidden, train)
         return linear(hidden, x.shape[-1], self.out_init or self.kernel_init, "down")

@@ -107,6 +107,41 @@ class ReZero(nn.Module):
         return x + scale.astype(out.dtype) * out
 
 
+class Ramp(nn.Module):
+    """norm(x + a F(x)), `a` climbing from 0 to 1 in equal steps.
+
+    Su 2021, kexue.fm/archives/8620: a fixed climb in the place of a learnt scale, so
+    that a deep stack starts as the identity and ends as any other. Without a norm it
+    follows SkipInit (De & Smith 2020, arXiv:2002.10444), with one RoFormerV2. The
+    training steps, or their microbatches, are counted in the collection `ramp`.
+
+    Attributes:
+      num_steps: until a = 1.
+      norm: of the sum; None is for none.
+      dropout_rate: of the branch's output, in training.
+      dtype: of the computation.
+    """
+
+    num_steps: int
+    norm: Norm | None = None
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch dim"], branch: Branch, train: bool = False
+    ) -> Float[Array, "*batch dim"]:
+        step = self.variable("ramp", "step", jnp.zeros, (), jnp.int32)
+        scale = jnp.minimum(step.value / self.num_steps, 1.0)
+        if train and not self.is_initializing():
+            step.value += 1
+        out = Dropout(self.dropout_rate, name="dropout")(branch(x), train)
+        x = x + scale.astype(out.dtype) * out
+        if self.norm is None:
+            return x
+        return self.norm(dtype=self.dtype, name="norm")(x, train)
+
+
 class LayerScale(nn.Module):
     """x + scale * F(norm(x)): a learnt scale of each channel, from `initial`.
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from research.errors import UserError
@@ -87,6 +88,9 @@ class Stack(nn.Module):
     Like blocks are scanned over: they are compiled once, and their parameters lie under
     `layers/` with one more axis in front.
 
+    Where the collection `intermediates` is asked for, it gets the second moment of the
+    stream: `stream_in` before the first layer, and after each under `layers/`.
+
     Attributes:
       num_layers: a multiple of the number of `blocks`.
       blocks: builds one round of layers, mostly a single one; further rounds repeat
@@ -129,6 +133,7 @@ class Stack(nn.Module):
                 f"{len(self.blocks)} blocks that repeat"
             )
         bias = None if self.bias is None else self.bias()
+        _tap(self, "stream_in", x)
         one_round = nn.remat(_Round, prevent_cse=False) if self.remat else _Round
         scanned = nn.scan(
             one_round,
@@ -174,4 +179,12 @@ class _Round(nn.Module):
                 train=self.train,
                 decode=self.decode,
             )
+            _tap(self, f"stream_{index}", x)
         return x, None
+
+
+def _tap(module: nn.Module, name: str, x: Array) -> None:
+    """Sows the second moment of the stream, where `intermediates` are asked for."""
+    if module.is_mutable_collection("intermediates"):
+        moment = jnp.square(x.astype(jnp.float32)).mean()
+        module.sow("intermediates", name, moment)
