@@ -44,6 +44,7 @@ from research.layers.gated import GatedAttentionUnit
 from research.layers.norms import LayerNorm
 from research.layers.positions import RelativeBias, Rotary
 from research.layers.residual import PreNorm
+from research.layers.shift import TokenShift
 from research.layers.stack import TransformerBlock
 from tests.layers import slow
 
@@ -91,7 +92,7 @@ def params_of(port):
     }
 
 
-def compare(port, unit, bias_scale, causal, masked):
+def compare(port, unit, bias_scale, causal, masked, wrap=lambda params: params):
     with torch.no_grad():
         mask = torch.from_numpy(VALID) if masked else None
         theirs = port(torch.from_numpy(X), mask=mask).numpy()
@@ -103,14 +104,20 @@ def compare(port, unit, bias_scale, causal, masked):
     norm = partial(LayerNorm, epsilon=1e-5)
     block = TransformerBlock(unit, mlp=None, residual=partial(PreNorm, norm=norm))
     valid = jnp.asarray(VALID) if masked else None
-    apply = partial(block.apply, mask=Mask(valid=valid, causal=causal), bias=bias)
-    ours = slow.jit(apply)({"params": params_of(port)}, jnp.asarray(X))
+
+    @slow.jit
+    def apply(params):
+        params = params | {"mixer": wrap(params["mixer"])}
+        mask = Mask(valid=valid, causal=causal)
+        return block.apply({"params": params}, jnp.asarray(X), mask=mask, bias=bias)
+
+    ours = apply(params_of(port))
 
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * abs(theirs).max())
     # The comparison is of attention, not of what passes by it.
-    silent = jax.tree.map(jnp.asarray, params_of(port))
+    silent = params_of(port)
     silent["mixer"]["value"] = jax.tree.map(jnp.zeros_like, silent["mixer"]["value"])
-    rest = slow.jit(apply)({"params": silent}, jnp.asarray(X))
+    rest = apply(silent)
     assert np.abs(np.asarray(rest) - theirs).max() > 0.1 * np.abs(theirs).max()
 
 
@@ -133,8 +140,12 @@ def test_gau(causal, masked, bounded):
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
 @pytest.mark.parametrize("causal", [False, True], ids=["both", "causal"])
-@pytest.mark.parametrize("bounded", [False, True], ids=["relu2", "laplace"])
-def test_flash(causal, masked, bounded):
+@pytest.mark.parametrize(
+    ("bounded", "shifted"),
+    [(False, False), (True, False), (False, True)],
+    ids=["relu2", "laplace", "shifted"],
+)
+def test_flash(causal, masked, bounded, shifted):
     port = flash_pytorch.FLASH(
         dim=DIM,
         group_size=SIZE,
@@ -142,6 +153,7 @@ def test_flash(causal, masked, bounded):
         causal=causal,
         rotary_pos_emb=RotaryEmbedding(dim=4),
         laplace_attn_fn=bounded,
+        shift_tokens=shifted,
     )
     unit = partial(
         GatedAttentionUnit,
@@ -149,4 +161,13 @@ def test_flash(causal, masked, bounded):
         core=MixedChunk(SIZE, local=pointwise(bounded), count=all_keys),
         rotary=Rotary(dim=4, interleaved=True),
     )
-    compare(drawn(port), unit, KEY_DIM**0.5, causal, masked)
+    bias_scale = KEY_DIM**0.5
+    if not shifted:
+        compare(drawn(port), unit, bias_scale, causal, masked)
+        return
+    unit = partial(TokenShift, mixer=unit)
+
+    def wrap(params):
+        return {"mixer": params}
+
+    compare(drawn(port), unit, bias_scale, causal, masked, wrap)
