@@ -30,9 +30,14 @@ class Restored:
     average: bool = True
     """Use the averaged parameters, where the run keeps them."""
 
+    average_last: Annotated[int, tyro.conf.arg(metavar="NUM")] = 1
+    """Use the mean of the parameters of this checkpoint and of those before it, NUM of
+    them together."""
+
     def load(self) -> tuple[Any, dict[str, Any], Any, int]:
         """The experiment, the task's variables on the mesh, the mesh, and the step."""
         from research.experiment import override
+        from research.train.averaging import mean_variables
         from research.train.builder import build
         from research.train.checkpoints import CheckpointStore, require
         from research.train.workdir import read_request
@@ -43,5 +48,7 @@ class Restored:
         folder = self.workdir / "checkpoints"
         step = require(folder, self.step)
         with CheckpointStore(folder, experiment.checkpoints, read_only=True) as store:
-            state = store.restore(step, program.state)
-        return experiment, state.variables(self.average), program.mesh, step
+            variables = mean_variables(
+                store, step, self.average_last, program.state, self.average
+            )
+        return experiment, variables, program.mesh, step
