@@ -179,6 +179,62 @@ def relative_bucket(
     return ahead + jnp.where(distances < exact, distances, far)
 
 
+class ToeplitzBias(nn.Module):
+    """A learnt number for each head and each distance, either way, below `max_length`.
+
+    Hua et al. 2022, arXiv:2202.10447, for sequences up to 512 (by its pseudocode's
+    ports). Longer distances share the last number.
+    """
+
+    num_heads: int
+    max_length: int
+    embedding_init: Initializer = nn.initializers.normal(0.02)
+
+    @nn.compact
+    def __call__(self) -> Bias:
+        shape = (2 * self.max_length - 1, self.num_heads)
+        table = self.param("embedding", self.embedding_init, shape)
+        bucket = functools.partial(_clipped, self.max_length - 1)
+        return jax.tree_util.Partial(functools.partial(_from_table, bucket), table)
+
+
+def _clipped(most: int, distances: Array) -> Array:
+    return jnp.clip(distances, -most, most) + most
+
+
+class RotaryBias(nn.Module):
+    """The product of two learnt vectors of a head, turned by the positions.
+
+    Hua et al. 2022, arXiv:2202.10447, for sequences beyond 512 (by its pseudocode's
+    ports): dim / 2 waves of the distance, so that no length is the longest.
+    """
+
+    num_heads: int
+    dim: int = 128
+    rotary: Rotation = Rotary()
+    vectors_init: Initializer = nn.initializers.normal(0.02)
+
+    @nn.compact
+    def __call__(self) -> Bias:
+        shape = (self.num_heads, self.dim)
+        query, key = (
+            self.param(name, self.vectors_init, shape) for name in ("query", "key")
+        )
+        return jax.tree_util.Partial(
+            functools.partial(_from_rotation, self.rotary), query, key
+        )
+
+
+def _from_rotation(
+    rotary: Rotation, query: Array, key: Array, queries: Array, keys: Array
+) -> Float[Array, "heads queries keys"]:
+    def turned(vectors: Array, positions: Array) -> Array:
+        shape = (1, len(positions), *vectors.shape)
+        return rotary(jnp.broadcast_to(vectors, shape), positions[None])[0]
+
+    return jnp.einsum("qhd,khd->hqk", turned(query, queries), turned(key, keys))
+
+
 @dataclass(frozen=True)
 class Alibi:
     """A fixed penalty in proportion to the distance, steeper for some heads.

@@ -9,7 +9,9 @@ from research.layers.positions import (
     Learned,
     RelativeBias,
     Rotary,
+    RotaryBias,
     Sinusoidal,
+    ToeplitzBias,
     relative_bucket,
 )
 
@@ -126,3 +128,33 @@ def test_alibi_slopes():
     np.testing.assert_allclose(slopes(6), [2.0**-i for i in powers])
     far = Alibi(2)()(jnp.array([7]), jnp.array([3, 7]))
     np.testing.assert_allclose(far[1, 0], [-4 * 2.0**-8, 0])
+
+
+def test_toeplitz_bias_has_a_number_for_each_distance():
+    table = jnp.arange(14.0).reshape(7, 2)
+    bias = ToeplitzBias(2, max_length=4).apply({"params": {"embedding": table}})
+    ours = np.asarray(bias(jnp.arange(2, 7), jnp.arange(6)))
+    table = np.asarray(table)
+    for head, query, key in np.ndindex(2, 5, 6):
+        distance = min(max(key - (2 + query), -3), 3)
+        assert ours[head, query, key] == table[3 + distance, head]
+
+
+def test_rotary_bias_is_a_sum_of_waves_of_the_distance():
+    module = RotaryBias(
+        2,
+        dim=4,
+        rotary=Rotary(theta=100.0),
+        vectors_init=jax.nn.initializers.normal(1.0),
+    )
+    variables = module.init(jax.random.key(0))
+    query, key = (np.asarray(variables["params"][name]) for name in ("query", "key"))
+    ours = np.asarray(module.apply(variables)(jnp.arange(2, 7), jnp.arange(6)))
+    for head, position, other in np.ndindex(2, 5, 6):
+        expected = 0.0
+        for i in range(2):
+            first = complex(query[head, i], query[head, i + 2])
+            second = complex(key[head, i], key[head, i + 2])
+            angle = (other - 2 - position) / 100.0 ** (i / 2)
+            expected += (first.conjugate() * second * np.exp(1j * angle)).real
+        np.testing.assert_allclose(ours[head, position, other], expected, atol=1e-5)
