@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
 
-from research.layers.cores.base import SEES_ALL, Bias, Core, Mask
+from research.layers.cores.base import SEES_ALL, Bias, Core, HasCore, Mask
 from research.layers.cores.pointwise import Pointwise
 from research.layers.positions import Rotation
 
 
-class GatedAttentionUnit(nn.Module):
+class GatedAttentionUnit(HasCore):
     """(U * A V) W_o: what one head of attention brings, gated.
 
     Hua et al. 2022, arXiv:2202.10447, section 2.2. U, V = silu(x W_u), silu(x W_v) are

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 import flax.linen as nn
-from jaxtyping import Array, Float, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
 
+from research.decoding.sampling import Choose, Sample
+from research.decoding.search import generate
 from research.tasks.base import Batch, Metrics, Variables
-from research.tasks.sequences import BEGIN, apply, shift, token_loss, token_weights
+from research.tasks.sequences import BEGIN, PAD, apply, shift, token_loss, token_weights
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,15 @@ class LanguageModelling:
     Attributes:
       network: called `network(tokens, segments=, positions=, train=)` with what is
         known before each token, returns the logits (batch, length, vocab size).
+        Its `decoding(variables, rows, length)` gives what `research.decoding.search`
+        needs.
       begin: stands before the first token.
+      end: ends what is generated; None is for nothing.
     """
 
     network: nn.Module
     begin: int = BEGIN
+    end: int | None = None
 
     def init(self, rng: Key[Array, ""], batch: Batch) -> Variables:
         return self.network.init(rng, batch["tokens"][:1])
@@ -45,6 +52,30 @@ class LanguageModelling:
         )
         loss, metrics = token_loss(logits, tokens, token_weights(tokens, batch))
         return loss, (metrics, changed)
+
+    def generate(
+        self,
+        variables: Variables,
+        rng: Key[Array, ""],
+        prompt: Int[Array, "rows prompt"],
+        num: int,
+        choose: Choose = Sample(),  # noqa: B008, it is frozen
+    ) -> Int[Array, "rows length"]:
+        """Each prompt and `num` tokens that follow it; padding after `end`."""
+        rows, length = prompt.shape
+        max_length = 1 + length + num
+        step, state, _ = self.network.decoding(variables, rows, max_length)
+        found = generate(
+            step,
+            state,
+            jnp.pad(prompt, ((0, 0), (1, 0)), constant_values=self.begin),
+            max_length=max_length,
+            eos=self.end,
+            pad=PAD,
+            choose=choose,
+            rng=rng,
+        )
+        return found.tokens[:, 1:]
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,20 @@ class Core(Protocol):
         ...
 
 
+class HasCore(nn.Module):
+    """A module with a slot `core`, which is its own whoever else was given the same.
+
+    Linen takes one instance that two modules were given for a part that they share: its
+    parameters, and what it remembers while decoding. Like blocks are mostly given one.
+    """
+
+    def __post_init__(self):
+        core = getattr(self, "core", None)
+        if isinstance(core, nn.Module) and core.parent is None:
+            object.__setattr__(self, "core", core.clone())
+        super().__post_init__()
+
+
 def repeat_heads(
     x: Float[Array, "batch keys kv_heads dim"], num_heads: int
 ) -> Float[Array, "batch keys heads dim"]:
