@@ -3,11 +3,11 @@
     python -m launch.prepare experiments/seq2seq/transformer_multi30k.py
     python -m launch.train experiments/seq2seq/transformer_multi30k.py
 
-29,000 captions of photographs (Elliott et al. 2016, arXiv:1605.00459, task 1), read from
-`folder` as train.en[.gz], train.de[.gz], val.*, test_2016_flickr.*; `launch.prepare`
-makes a subword vocabulary of both languages beside them. The Transformer of Vaswani et
-al. 2017, arXiv:1706.03762, at two CPU cores' size, with norms before the branches,
-sentences packed into rows of 64 tokens, and averaged parameters.
+29,000 captions of photographs (Elliott et al. 2016, arXiv:1605.00459, task 1), read
+from `folder` as train.en[.gz], train.de[.gz], val.*, test_2016_flickr.*;
+`launch.prepare` makes a subword vocabulary of both languages beside them. The
+Transformer of Vaswani et al. 2017, arXiv:1706.03762, at two CPU cores' size, with norms
+before the branches, sentences packed into rows of 64 tokens, and averaged parameters.
 Required beforehand: BLEU (sacrebleu, cased, detokenized) of at least 30 on
 test_2016_flickr, with a beam of 4.
 Ours: ?
@@ -15,8 +15,6 @@ Ours: ?
 
 from functools import partial
 from typing import Any
-
-import flax.linen as nn
 
 from research.data.loader import Data
 from research.data.packing import NoLonger, Packed, Transformed
@@ -29,6 +27,7 @@ from research.evals.loss import HeldOutLoss
 from research.experiment import Experiment, Required
 from research.layers.attention import Attention
 from research.layers.embeddings import TokenEmbedding
+from research.layers.initializers import Normal
 from research.layers.mlp import FeedForward
 from research.layers.norms import LayerNorm
 from research.layers.positions import Sinusoidal
@@ -115,7 +114,7 @@ def experiment(
                     scale=embed_dim**0.5,
                     positions=Sinusoidal(),
                     dropout_rate=dropout_rate,
-                    embedding_init=nn.initializers.normal(embed_dim**-0.5),
+                    embedding_init=Normal(embed_dim**-0.5),
                 ),
                 encoder=Stack(num_layers, (block,), final_norm=LayerNorm),
                 decoder=Stack(

@@ -92,8 +92,12 @@ class SentencePiece(Lazy):
             return self.training.vocab_size
         return self._processor.get_piece_size()
 
-    @cached_property
+    @property
     def special(self) -> Special:
+        return self._special
+
+    @cached_property
+    def _special(self) -> Special:
         processor = self._processor
         ids = (
             processor.pad_id(),
@@ -242,8 +246,12 @@ class HuggingFaceTokenizer(Lazy):
     def vocab_size(self) -> int:
         return self._tokenizer.get_vocab_size()
 
-    @cached_property
+    @property
     def special(self) -> Special:
+        return self._special
+
+    @cached_property
+    def _special(self) -> Special:
         named: dict[str, Any] = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json"):
             if (self._path / name).is_file():

@@ -102,3 +102,17 @@ class Pad:
         padded = np.zeros((self.size, self.size, channels), np.uint8)
         padded[top : top + height, left : left + width] = example["image"]
         return {**example, "image": padded}
+
+
+@dataclass(frozen=True)
+class Rename:
+    """Other names for some parts, `((old, new), ...)`; the rest is left out."""
+
+    names: tuple[tuple[str, str], ...]
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        """The named parts; one that is not there raises UserError."""
+        for old, _ in self.names:
+            if old not in example:
+                raise UserError(f"Rename: no {old!r}; it has {', '.join(example)}")
+        return {new: example[old] for old, new in self.names}

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from research.errors import UserError
 from research.layers.cores import SEES_ALL, Bias, Core, Mask, Softmax
 from research.layers.cores.base import HasCore
-from research.layers.initializers import uniform_fan_avg
+from research.layers.initializers import uniform_fan_avg, xavier
 from research.layers.norms import GroupNorm
 from research.layers.positions import Rotation
 
@@ -106,7 +106,7 @@ class Attention(HasCore):
     rotary: Rotation | None = None
     use_bias: bool = True
     use_out_bias: bool | None = None
-    kernel_init: Initializer = nn.initializers.xavier_uniform()
+    kernel_init: Initializer = xavier()
     query_init: Initializer | None = None
     value_init: Initializer | None = None
     out_init: Initializer | None = None

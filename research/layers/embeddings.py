@@ -9,6 +9,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
 
 from research.layers.dropout import Dropout
+from research.layers.initializers import Normal
 
 
 class SinusoidalEmbedding(nn.Module):
@@ -96,7 +97,7 @@ class TokenEmbedding(nn.Module):
     num_types: int = 0
     norm: Callable[..., nn.Module] | None = None
     dropout_rate: float = 0.0
-    embedding_init: Initializer = nn.initializers.normal(0.02)
+    embedding_init: Initializer = Normal(0.02)
     dtype: str = "float32"
 
     def setup(self):

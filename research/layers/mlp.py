@@ -8,6 +8,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from research.layers.dropout import Dropout
+from research.layers.initializers import lecun
 
 
 class Mlp(nn.Module):
@@ -53,7 +54,7 @@ class FeedForward(nn.Module):
     gated: bool = False
     dropout_rate: float = 0.0
     use_bias: bool = True
-    kernel_init: Initializer = nn.initializers.lecun_normal()
+    kernel_init: Initializer = lecun()
     out_init: Initializer | None = None
     out_norm: Callable[..., nn.Module] | None = None
     dense: Callable[..., nn.Module] = nn.Dense

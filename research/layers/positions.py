@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from research.errors import UserError
 from research.layers.cores.base import Bias
+from research.layers.initializers import Normal
 
 Rotation = Callable[[Array, Array], Array]
 """Queries or keys (batch, length, heads, dim) and their positions (batch, length)."""
@@ -60,7 +61,7 @@ class Learned(nn.Module):
 
     max_length: int
     offset: int = 0
-    embedding_init: Initializer = nn.initializers.normal(0.02)
+    embedding_init: Initializer = Normal(0.02)
 
     @nn.compact
     def __call__(
@@ -135,7 +136,7 @@ class RelativeBias(nn.Module):
     num_buckets: int = 32
     max_distance: int = 128
     bidirectional: bool = True
-    embedding_init: Initializer = nn.initializers.normal(1.0)
+    embedding_init: Initializer = Normal(1.0)
 
     @nn.compact
     def __call__(self) -> Bias:
@@ -188,7 +189,7 @@ class ToeplitzBias(nn.Module):
 
     num_heads: int
     max_length: int
-    embedding_init: Initializer = nn.initializers.normal(0.02)
+    embedding_init: Initializer = Normal(0.02)
 
     @nn.compact
     def __call__(self) -> Bias:
@@ -212,7 +213,7 @@ class RotaryBias(nn.Module):
     num_heads: int
     dim: int = 128
     rotary: Rotation = Rotary()
-    vectors_init: Initializer = nn.initializers.normal(0.02)
+    vectors_init: Initializer = Normal(0.02)
 
     @nn.compact
     def __call__(self) -> Bias:

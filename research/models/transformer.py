@@ -18,6 +18,7 @@ from research.decoding.prompts import Reorder, State, Step
 from research.layers.cores import Mask
 from research.layers.dropout import Dropout
 from research.layers.embeddings import TokenEmbedding
+from research.layers.initializers import Normal, lecun
 from research.layers.stack import Stack
 
 Segments = Int[Array, "batch length"]
@@ -40,7 +41,7 @@ class LanguageModel(nn.Module):
     body: Stack
     tie_embeddings: bool = True
     logit_scale: float = 1.0
-    logits_init: Initializer = nn.initializers.lecun_normal()
+    logits_init: Initializer = lecun()
     dtype: str = "float32"
 
     @nn.compact
@@ -139,7 +140,7 @@ class MaskedLanguageModel(nn.Module):
     encoder: Encoder
     norm: Callable[..., nn.Module]
     activation: Callable[[Array], Array] = jax.nn.gelu
-    kernel_init: Initializer = nn.initializers.normal(0.02)
+    kernel_init: Initializer = Normal(0.02)
     dtype: str = "float32"
 
     @nn.compact
@@ -194,7 +195,7 @@ class SequenceClassifier(nn.Module):
     activation: Callable[[Array], Array] = jax.nn.relu
     dropout_rate: float = 0.0
     pairs: bool = False
-    kernel_init: Initializer = nn.initializers.lecun_normal()
+    kernel_init: Initializer = lecun()
     dtype: str = "float32"
 
     @nn.compact
@@ -262,7 +263,7 @@ class EncoderDecoder(nn.Module):
     logit_scale: float = 1.0
     logit_bias: bool = False
     pad: int = 0
-    logits_init: Initializer = nn.initializers.lecun_normal()
+    logits_init: Initializer = lecun()
     dtype: str = "float32"
 
     def __call__(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from research.data.transforms import CenterCrop, Pad, RandomFlip, Resize
+from research.data.transforms import CenterCrop, Pad, RandomFlip, Rename, Resize
 from research.errors import UserError
 
 
@@ -104,3 +104,12 @@ def test_pad_puts_the_image_into_the_middle_of_zeros():
 def test_sizes_that_cannot_be_are_refused(transform, message):
     with pytest.raises(UserError, match=message):
         apply(transform, image(8, 12))
+
+
+def test_rename_keeps_what_it_names():
+    rng = np.random.default_rng(0)
+    rename = Rename((("en", "source"), ("de", "target")))
+    example = {"en": "a", "de": "b", "id": 3}
+    assert rename(example, rng) == {"source": "a", "target": "b"}
+    with pytest.raises(UserError, match="no 'de'; it has en"):
+        rename({"en": "a"}, rng)
