@@ -259,3 +259,37 @@ def _composition(total: int, num_parts: int, rng: np.random.Generator) -> np.nda
     """Positive numbers that add up to `total`, every such list equally likely."""
     cuts = np.sort(rng.permutation(total - 1)[: num_parts - 1]) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))
+
+
+# Of images, and of pairs
+
+
+@dataclass(frozen=True)
+class PixelTokens:
+    """An image row by row: `tokens`, int32 (height * width,), of its grey levels.
+
+    Colours are weighed as ITU-R BT.601 has it, rounded down. As 0 is padding, a level
+    is a token that many after the special ones.
+    """
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        """The example with its tokens, and without the image."""
+        image = example["image"].astype(np.float64)
+        if image.shape[-1] == 3:
+            image = image @ np.array([0.2989, 0.587, 0.114])
+        levels = image.reshape(-1).astype(np.int32)
+        rest = {name: value for name, value in example.items() if name != "image"}
+        return {**rest, "tokens": NUM_SPECIAL + levels}
+
+
+@dataclass(frozen=True)
+class Join:
+    """Parts one behind the other, as `into`."""
+
+    parts: tuple[str, ...]
+    into: str = "tokens"
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        """The example with the joined part in the place of the others."""
+        rest = {n: value for n, value in example.items() if n not in self.parts}
+        return {**rest, self.into: np.concatenate([example[n] for n in self.parts])}

@@ -262,6 +262,7 @@ class TsvText(Lazy):
       label: another, of whole numbers, or of the names in `classes`.
       columns: names of the columns of a file whose first line does not say them.
       classes: names of the labels 0, 1, 2, ...
+      other: the column of a second text, which is called so; "" for none.
     """
 
     path: str
@@ -269,6 +270,7 @@ class TsvText(Lazy):
     label: str
     columns: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    other: str = ""
 
     @cached_property
     def _lines(self) -> _Lines:
@@ -276,16 +278,19 @@ class TsvText(Lazy):
         return _Lines(Path(self.path).expanduser(), "utf-8")
 
     @cached_property
-    def _places(self) -> tuple[int, int]:
-        """Of the columns text and label."""
+    def _places(self) -> dict[str, int]:
+        """Of the columns, by what they become."""
         names = self.columns or tuple(self._lines[0].split("\t"))
-        for name in (self.text, self.label):
+        wanted = {"text": self.text, "label": self.label}
+        if self.other:
+            wanted["other"] = self.other
+        for name in wanted.values():
             if name not in names:
                 raise UserError(
                     f"{self.path} has no column {name!r}: it has {', '.join(names)}; "
                     "name them with columns, if its first line does not"
                 )
-        return names.index(self.text), names.index(self.label)
+        return {part: names.index(name) for part, name in wanted.items()}
 
     def __len__(self) -> int:
         return len(self._lines) - (not self.columns)
@@ -293,13 +298,13 @@ class TsvText(Lazy):
     def __getitem__(self, index: int) -> Example:
         number = index + (not self.columns)
         cells = self._lines[number].split("\t")
-        text, label = self._places
-        if len(cells) <= max(text, label):
+        if len(cells) <= max(self._places.values()):
             raise UserError(
                 f"line {number + 1} of {self.path} has {len(cells)} columns, expected "
-                f"at least {max(text, label) + 1}"
+                f"at least {max(self._places.values()) + 1}"
             )
-        return {"text": cells[text], "label": self._number(cells[label], number)}
+        row: Example = {part: cells[place] for part, place in self._places.items()}
+        return {**row, "label": self._number(row["label"], number)}
 
     def _number(self, label: str, number: int) -> np.int32:
         try:
