@@ -1,0 +1,16 @@
+"""Linear attention on ListOps of the Long Range Arena: arXiv:2011.04006.
+
+    python -m launch.train experiments/attention/linear_lra_listops.py
+
+softmax_lra_listops with another core.
+Published: accuracy 16.13 %. Ours: ?
+"""
+
+from experiments.attention import softmax_lra_listops as base
+from research.experiment import Experiment
+from research.layers.cores import Linear
+
+
+def experiment(num_steps: int = 5_000, batch_size: int = 32) -> Experiment:
+    """The published setting."""
+    return base.of(Linear(), 16.13, num_steps, batch_size, num_params=8_949_258)
