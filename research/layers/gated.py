@@ -33,7 +33,8 @@ class GatedAttentionUnit(HasCore):
       key_dim: of Z.
       core: mixes the values, with its own dropout of weights.
       rotary: turns queries and keys by their positions.
-      relative_bias: a `Bias` of this unit's own logits, such as `RelativeBias(1)`.
+      relative_bias: of this unit's own logits, such as `partial(RelativeBias, 1)`;
+        built with `name`, called without arguments for the `Bias`.
       activation: of U, V and Z.
       use_bias: of the projections, and whether queries and keys are shifted.
       kernel_init: of the projections' kernels.
@@ -46,7 +47,7 @@ class GatedAttentionUnit(HasCore):
     key_dim: int = 128
     core: Core = Pointwise()
     rotary: Rotation | None = None
-    relative_bias: Callable[[], Bias] | None = None
+    relative_bias: Callable[..., Callable[[], Bias]] | None = None
     activation: Callable[[Array], Array] = jax.nn.silu
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.normal(0.02)
@@ -110,7 +111,7 @@ class GatedAttentionUnit(HasCore):
             for half in jnp.split(pairs, 2, axis=2)
         )
         if self.relative_bias is not None:
-            own = self.relative_bias()
+            own = self.relative_bias(name="relative_bias")()
             bias = own if bias is None else partial(_sum, own, bias)
         mixed = self.core(
             query,

@@ -29,6 +29,10 @@ def tilt(queries, keys):
     return (0.1 * (keys[None, :] - queries[:, None]))[None]
 
 
+def own_tilt(name):
+    return lambda: tilt
+
+
 def run(module, mask, x=X, **options):
     x = jnp.asarray(x, jnp.float32)
     options["mask"] = mask
@@ -69,7 +73,7 @@ def squared_relu(query, key, seen, width):
 
 
 def test_slow_flash_quad():
-    unit = GatedAttentionUnit(1.5, 4, rotary=turn, relative_bias=lambda: tilt)
+    unit = GatedAttentionUnit(1.5, 4, rotary=turn, relative_bias=own_tilt)
     mask = Mask(valid=jnp.asarray(VALID))
     ours, params = run(unit, mask, positions=POSITIONS)
     assert params["value"]["kernel"].shape == (6, 9)
@@ -98,7 +102,7 @@ def test_slow_flash():
 def test_biases_of_the_call_and_of_the_unit_add_up():
     mask = Mask()
     both, params = run(
-        GatedAttentionUnit(key_dim=4, relative_bias=lambda: tilt), mask, bias=tilt
+        GatedAttentionUnit(key_dim=4, relative_bias=own_tilt), mask, bias=tilt
     )
     twice = GatedAttentionUnit(key_dim=4)
     doubled = slow.jit(
@@ -119,17 +123,19 @@ def test_two_units_have_the_parameters_of_a_transformer_layer():
     assert abs(2 * count / (12 * dim**2) - 1) < 0.03
 
 
-@pytest.mark.parametrize("core", [None, MixedChunk(3)], ids=["quad", "flash"])
-def test_a_stack_decodes_as_it_trains(core):
-    unit = partial(GatedAttentionUnit, key_dim=4, rotary=Rotary())
-    unit = unit if core is None else partial(unit, core=core)
-    block = partial(TransformerBlock, mixer=unit, mlp=None)
-    stack = Stack(2, (block,))
+@pytest.mark.parametrize("stacked", [False, True], ids=["unit", "stack"])
+def test_decodes_as_it_trains(stacked):
+    module = GatedAttentionUnit(key_dim=4, rotary=Rotary())
+    if stacked:
+        core = MixedChunk(3, EntropyInvariant())
+        unit = partial(GatedAttentionUnit, key_dim=4, rotary=Rotary(), core=core)
+        block = partial(TransformerBlock, mixer=unit, mlp=None)
+        module = Stack(2, (block, block))  # which were given one core, and have two
     mask = Mask(causal=True)
-    expected, params = run(stack, mask)
-    step = slow.jit(partial(stack.apply, mask=mask, decode=True, mutable=["cache"]))
+    expected, params = run(module, mask)
+    step = slow.jit(partial(module.apply, mask=mask, decode=True, mutable=["cache"]))
     x = jnp.asarray(X, jnp.float32)
-    _, state = step({"params": params}, x)
+    _, state = step({"params": params}, x, positions=jnp.arange(7)[None])
     for position in range(7):
         here = slice(position, position + 1)
         out, state = step(

@@ -158,7 +158,7 @@ def test_flash(causal, masked, bounded, shifted):
     unit = partial(
         GatedAttentionUnit,
         key_dim=KEY_DIM,
-        core=MixedChunk(SIZE, local=pointwise(bounded), count=all_keys),
+        core=MixedChunk(SIZE, core=pointwise(bounded), count=all_keys),
         rotary=Rotary(dim=4, interleaved=True),
     )
     bias_scale = KEY_DIM**0.5

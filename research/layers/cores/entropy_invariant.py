@@ -6,12 +6,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from research.layers.cores.base import SEES_ALL, Bias, Core, Mask
+from research.layers.cores.base import SEES_ALL, Bias, Core, HasCore, Mask
 from research.layers.cores.counts import count_seen
 from research.layers.cores.softmax import Softmax
 
 
-class EntropyInvariant(nn.Module):
+class EntropyInvariant(HasCore):
     """Another core, its products of queries and keys times log(keys) / log(base).
 
     Su 2021, kexue.fm/archives/8823: the entropy of a softmax's weights then hardly

@@ -9,20 +9,20 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from research.errors import UserError
-from research.layers.cores.base import SEES_ALL, Bias, Core, Mask
+from research.layers.cores.base import SEES_ALL, Bias, Core, HasCore, Mask
 from research.layers.cores.counts import Count, seen_keys
 from research.layers.cores.pointwise import Pointwise
 
 _NO_SEGMENTS = "a row that is decoded is one sequence: leave segments out of its mask"
 
 
-class MixedChunk(nn.Module):
+class MixedChunk(HasCore):
     """Mixed chunk attention: time and memory in proportion to the length.
 
     Hua et al. 2022, arXiv:2202.10447, section 3.2. With a sequence cut into chunks of
     `chunk_size`, a query of chunk g gets
 
-        local(q, k, v of chunk g) + q' sum_h k'_h v_h / (number of keys in the sum),
+        core(q, k, v of chunk g) + q' sum_h k'_h v_h / (number of keys in the sum),
 
     the sum over all positions, or, if causal, over those of the chunks before g. The
     first half of the dimensions of queries and keys is q and k, the other q' and k'.
@@ -33,7 +33,7 @@ class MixedChunk(nn.Module):
 
     Attributes:
       chunk_size: of the last chunk, as much as there is.
-      local: inside a chunk; a bias is its alone, and sees positions in the chunk.
+      core: inside a chunk; a bias is its alone, and sees positions in the chunk.
       count: the number of keys in the sum; how many there are, for a count that asks,
         is the length of the row, or, if causal, of a chunk.
     """
@@ -42,7 +42,7 @@ class MixedChunk(nn.Module):
     """Of how many queries and keys each one is made."""
 
     chunk_size: int = 256
-    local: Core = Pointwise()
+    core: Core = Pointwise()
     count: Count = seen_keys
 
     @nn.compact
@@ -95,7 +95,7 @@ class MixedChunk(nn.Module):
 
         query, key, value = (self._chunks(x, tail) for x in (query, key, value))
         (query, far_query), (key, far_key) = _halves(query), _halves(key)
-        near = self.local(
+        near = self.core(
             _rows(query),
             _rows(key),
             _rows(value),
@@ -185,7 +185,7 @@ class MixedChunk(nn.Module):
         totals = _running(self.get_variable("cache", "sum"), sums)
         seen = _running(self.get_variable("cache", "seen"), valids.sum(-1))
 
-        near = self.local(
+        near = self.core(
             _rows(query),
             _rows(keys),
             _rows(values),

@@ -134,10 +134,10 @@ def test_padding_changes_nothing(causal):
 
 
 @pytest.mark.parametrize(
-    ("local", "parts"), [(Pointwise(), {"valid": VALID[::-1]}), (Softmax(), {})]
+    ("inner", "parts"), [(Pointwise(), {"valid": VALID[::-1]}), (Softmax(), {})]
 )
-def test_decodes_as_it_trains(local, parts):
-    core = MixedChunk(SIZE, local=local)
+def test_decodes_as_it_trains(inner, parts):
+    core = MixedChunk(SIZE, core=inner)
     expected = run(core, parts, causal=True)
     mask = Mask(
         **{name: jnp.asarray(part) for name, part in parts.items()}, causal=True
@@ -167,12 +167,14 @@ def test_decodes_as_it_trains(local, parts):
 
 def test_refusals():
     x = jnp.ones((1, 4, 1, 4))
+    shapes = partial(jax.eval_shape, partial(MixedChunk(SIZE).apply, {}))
     with pytest.raises(UserError, match="3 dimensions"):
-        MixedChunk(SIZE).apply({}, x[..., :3], x[..., :3], x)
+        shapes(x[..., :3], x[..., :3], x)
     with pytest.raises(UserError, match="2 queries and 4 keys"):
-        MixedChunk(SIZE).apply({}, x[:, :2], x, x)
+        shapes(x[:, :2], x, x)
     decode = partial(MixedChunk(SIZE).apply, decode=True, mutable=["cache"])
-    _, state = decode({}, x, x, x)
-    segments = (jnp.ones((1, 4), int),) * 2
+    _, state = jax.eval_shape(decode, {}, x, x, x)
+    ones = jnp.ones((1, 4), int)
+    decode = partial(decode, mask=Mask(segments=(ones, ones), causal=True))
     with pytest.raises(UserError, match="segments"):
-        decode(state, x, x, x, mask=Mask(segments=segments, causal=True))
+        jax.eval_shape(decode, state, x, x, x)
