@@ -105,14 +105,14 @@ def test_a_beam_of_one_is_greedy(stop):
 @pytest.mark.parametrize(
     "penalty, formula, stop, weight",
     [
-        (PLAIN, slow.power(0), "no_better_ever", 0.0),
+        (Power(1.0), slow.power(1), "no_better_now", 0.0),
         (Power(2.0), slow.power(2), "no_better_ever", 0.0),
         (Power(-1.0), slow.power(-1), "no_better_now", 0.0),
         (Power(1.0), slow.power(1), "full", 0.0),
         (GNMT(0.6), slow.gnmt(0.6), "best_found", 0.0),
         (GNMT(0.2), slow.gnmt(0.2), "no_better_ever", 0.2),
     ],
-    ids=["plain", "long", "short", "full", "gnmt", "coverage"],
+    ids=["mean", "long", "short", "full", "gnmt", "coverage"],
 )
 def test_is_what_a_loop_over_each_row_finds(penalty, formula, stop, weight):
     """Prompts and limits of many lengths side by side."""

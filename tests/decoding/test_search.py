@@ -130,6 +130,21 @@ def test_draws_depend_on_key_and_place_only():
     assert len(np.unique(one, axis=0)) > 3
 
 
+def test_every_position_draws_anew():
+    chain, prompt = Chain(scale=0.0), jnp.full((2, 1), 3)
+    found = generate(
+        chain.step,
+        chain.state([0, 0]),
+        prompt,
+        max_length=40,
+        eos=None,
+        choose=Sample(),
+        rng=jax.random.key(0),
+    )
+    counts = np.bincount(found.tokens[:, 1:].ravel(), minlength=5)
+    assert counts.min() > 4
+
+
 def test_rows_are_taken_along_their_axes():
     state = {"cache": {"key": jnp.ones((2, 3, 4)), "index": jnp.arange(2)}}
     state |= {"encoded": jnp.arange(3), "position": jnp.int32(7)}
