@@ -64,6 +64,11 @@ class Uniform:
         return 2 * initializers.uniform(bound)(key, shape, dtype, out_sharding) - bound
 
 
+def within(bound: float) -> Uniform:
+    """Uniform between -`bound` and `bound`, as recurrent networks' settings say it."""
+    return Uniform(bound / math.sqrt(3))
+
+
 # By the fans
 
 

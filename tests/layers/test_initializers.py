@@ -97,8 +97,10 @@ def test_variance(initializer, variance):
     assert drawn.std() == pytest.approx(math.sqrt(variance), rel=0.01)
 
 
-def test_torch_linear_stays_within_its_bound():
-    assert abs(draw(initializers.torch_linear(), 64, 256)).max() <= 1 / 8
+def test_uniform_stays_within_its_bound_and_comes_near():
+    for initializer in (initializers.torch_linear(), initializers.within(1 / 8)):
+        drawn = draw(initializer, 64, 256)
+        assert 0.124 < drawn.max() < 0.1250001 and -0.1250001 < drawn.min() < -0.124
 
 
 @pytest.mark.parametrize(
