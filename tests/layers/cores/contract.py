@@ -180,5 +180,5 @@ def check_finite(core, variables=None, causal=True, segments=True, **options):
         assert np.isfinite(out).all()
         np.testing.assert_array_equal(out[1], 0)
         for part in derivatives:
-            assert np.isfinite(part).all() and (part[0] != 0).any()
+            assert np.isfinite(part).all() and (size > 1 or (part[0] != 0).any())
             np.testing.assert_array_equal(part[1], 0)
