@@ -94,7 +94,7 @@ class SentencePiece(Lazy):
 
     @property
     def special(self) -> Special:
-        return self._special
+        return Special() if self.training is not None else self._special
 
     @cached_property
     def _special(self) -> Special:
