@@ -1,0 +1,27 @@
+"""Performer on retrieval of the Long Range Arena: arXiv:2011.04006.
+
+    python -m launch.train experiments/attention/performer_lra_retrieval.py
+
+softmax_lra_retrieval with another core.
+Published: accuracy 53.82 %. Ours: ?
+"""
+
+from experiments.attention import softmax_lra_retrieval as base
+from research.experiment import Experiment
+from research.layers.cores import Performer
+
+
+def experiment(
+    num_steps: int = 5_000,
+    batch_size: int = 32,
+    folder: str = "~/data/twelvefold/lra_release/tsv_data",
+) -> Experiment:
+    """The published setting."""
+    return base.of(
+        Performer(num_features=256),
+        53.82,
+        num_steps,
+        batch_size,
+        folder,
+        num_params=1_088_258,
+    )
