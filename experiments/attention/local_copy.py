@@ -2,8 +2,8 @@
 
     python -m launch.train experiments/attention/local_copy.py
 
-softmax_copy with the core of a window: what is to be
-copied lies 25 positions back, and two layers reach 14.
+softmax_copy with the core of a window: what is to be copied lies 25 positions back, and
+two layers reach 14.
 Required beforehand: an accuracy of at most 0.15.
 Ours: ?
 """
