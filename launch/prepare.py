@@ -6,15 +6,18 @@ Training never downloads: this command does, for the sources that can.
 """
 
 import dataclasses
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import tyro
 
 from launch.cli import Choice, run
 from research.data.loader import Batches, Data
-from research.data.sources import Preparable, Source
+from research.data.sources import Source, all_missing, prepare_all
+from research.data.transforms import Transform
 from research.errors import UserError
 
 
@@ -31,7 +34,7 @@ class Split:
     """The parts of an example after the transforms."""
 
     verified: str
-    """What its source could verify."""
+    """What its source and its transforms could verify."""
 
     source: str
 
@@ -47,15 +50,15 @@ def prepare(data: Data, download: bool = True) -> list[Split]:
       UserError: what stands in the way, a line each, with the splits that it concerns.
     """
     here = dataclasses.replace(data, num_workers=0, prefetch=0)
-    splits = [("data.train", data.train, here.batches())]
+    splits = [("data.train", data.train, data.transforms, partial(here.batches, 0))]
     for name, source in data.eval.items():
-        batches = here.eval_batches(name, data.batch_size)
-        splits.append((f"data.eval.{name}", source, batches))
+        batches = partial(here.eval_batches, name, data.batch_size)
+        splits.append((f"data.eval.{name}", source, data.eval_transforms, batches))
     ready: list[Split] = []
     problems: dict[str, list[str]] = {}
     failed: dict[tuple[str, ...], str] = {}
-    for name, source, batches in splits:
-        missing = tuple(source.missing()) if isinstance(source, Preparable) else ()
+    for name, source, transforms, batches in splits:
+        missing = tuple(all_missing([source, *transforms]))
         try:
             # Two splits are often one download: one that failed is not tried again.
             if missing in failed:
@@ -65,7 +68,7 @@ def prepare(data: Data, download: bool = True) -> list[Split]:
                     f"no {' and no '.join(missing)}: put it there, or try again "
                     "without --no-download"
                 )
-            ready.append(_check(name, source, batches))
+            ready.append(_check(name, source, transforms, batches))
         except UserError as error:
             problems.setdefault(str(error), []).append(name)
             if missing:
@@ -76,13 +79,19 @@ def prepare(data: Data, download: bool = True) -> list[Split]:
     return ready
 
 
-def _check(name: str, source: Source, batches: Batches) -> Split:
-    verified = source.prepare() if isinstance(source, Preparable) else ""
-    with closing(batches):
-        batch = next(batches)
-    parts = [f"{n} {v.dtype} {v.shape[1:]}" for n, v in batch.items() if n != "mask"]
-    told = repr(source) if dataclasses.is_dataclass(source) else type(source).__name__
-    return Split(name, len(source), ", ".join(parts), verified, told)
+def _check(
+    name: str,
+    source: Source,
+    transforms: tuple[Transform, ...],
+    batches: Callable[[], Batches],
+) -> Split:
+    """Prepares a source and its transforms, then makes a batch."""
+    verified = prepare_all([source, *transforms])
+    with closing(batches()) as made:
+        batch = next(made)
+    told = [f"{n} {v.dtype} {v.shape[1:]}" for n, v in batch.items() if n != "mask"]
+    kind = repr(source) if dataclasses.is_dataclass(source) else type(source).__name__
+    return Split(name, len(source), ", ".join(told), verified, kind)
 
 
 def main(

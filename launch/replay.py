@@ -41,7 +41,8 @@ def main(bundle: Annotated[Path, tyro.conf.Positional]) -> None:
         if not jnp.isfinite(leaf).all():
             print(f"state {sharding.path_name(path)}: NOT FINITE")
 
-    batch = sharding.to_global(evidence.batch, mesh, experiment.data.batch_size)
+    size = program.batch_size_of(evidence.batch)
+    batch = sharding.to_global(evidence.batch, mesh, size)
     _, metrics = program.step(jax.tree.map(jnp.copy, state), batch)
     values = mean(metrics)
     print(json.dumps({"step": evidence.step, **{k: str(v) for k, v in values.items()}}))

@@ -13,9 +13,10 @@ import itertools
 import sys
 import warnings
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,8 +31,32 @@ Batch = dict[str, np.ndarray]
 Spec = dict[str, tuple[tuple[int, ...], str]]
 """The shape and the dtype of the parts of an example, by name."""
 
+Rows = Sequence[int] | Mapping[int, Sequence[int]]
+"""Which rows of a global batch; by its batch size, where batches have several."""
+
 Batches = Generator[Batch, None, None]
 """An iterator of batches. `close()` it to end its thread or processes."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One static shape of batches: a step is compiled for each.
+
+    Attributes:
+      batch_size: examples in a global batch of this shape.
+      spec: the parts of an example, as in `Data.spec`.
+    """
+
+    batch_size: int
+    spec: Spec = field(hash=False)
+
+    def __str__(self) -> str:
+        parts = (
+            f"{name} {'x'.join(map(str, shape))}"
+            for name, (shape, _) in self.spec.items()
+            if shape
+        )
+        return f"{self.batch_size} rows of {', '.join(parts) or 'numbers'}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +88,9 @@ class Data:
     num_workers: int = field(default=0, metadata={"operational": True})
     prefetch: int = field(default=2, metadata={"operational": True})
 
+    # Whether zeros fill parts that are smaller than `spec` says.
+    fills: ClassVar[bool] = False
+
     def __post_init__(self):
         least = {"batch_size": 1, "seed": 0, "num_workers": 0, "prefetch": 0}
         for name, minimum in least.items():
@@ -72,12 +100,18 @@ class Data:
         """`spec`, or else what the first training example holds."""
         if self.spec:
             return self.spec
-        first = _TrainStream(self, 0, _rows([0], self.batch_size))[0]
+        first = self.batch(0, [0])
         return {name: (part.shape[1:], str(part.dtype)) for name, part in first.items()}
 
-    def batches(
-        self, start_step: int = 0, rows: Sequence[int] | None = None
-    ) -> Batches:
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The shapes that training batches have, the largest last."""
+        return (Bucket(self.batch_size, self.shapes()),)
+
+    def batch(self, step: int, rows: Rows | None = None) -> Batch:
+        """The training batch of one step, made here and now; see `batches`."""
+        return self._stream(step, rows)[0]
+
+    def batches(self, start_step: int = 0, rows: Rows | None = None) -> Batches:
         """The global batches of steps `start_step`, `start_step + 1`, ... without end.
 
         Args:
@@ -89,8 +123,10 @@ class Data:
           UserError: while iterating, for what a source or a transform finds wrong, or
             for examples that do not fit into one batch.
         """
-        stream = _TrainStream(self, start_step, _rows(rows, self.batch_size))
-        return self._run(stream)
+        return self._run(self._stream(start_step, rows))
+
+    def _stream(self, start_step: int, rows: Rows | None) -> "_Stream":
+        return _TrainStream(self, start_step, rows_of(rows, self.batch_size))
 
     def eval_batches(
         self, split: str, batch_size: int, rows: Sequence[int] | None = None
@@ -114,7 +150,7 @@ class Data:
                 f"{', '.join(self.eval) or 'none'}"
             )
         _at_least(1, "the evaluation's batch_size", batch_size)
-        stream = _EvalStream(self, split, batch_size, _rows(rows, batch_size))
+        stream = _EvalStream(self, split, batch_size, rows_of(rows, batch_size))
         return self._run(stream)
 
     def _run(self, stream: "_Stream") -> Batches:
@@ -151,7 +187,7 @@ class _TrainStream:
         positions = (self.start_step + index) * data.batch_size + self.rows
         size = _size(data.train, "data.train")
         indices = permuted(positions, size, data.seed)
-        return _assemble(data.train, data.transforms, indices, positions, data)
+        return assemble(data, data.train, data.transforms, indices, positions)
 
 
 @dataclass(frozen=True)
@@ -175,7 +211,7 @@ class _EvalStream:
         positions = index * self.batch_size + self.rows
         indices = np.minimum(positions, size - 1)
         source = data.eval[self.split]
-        batch = _assemble(source, data.eval_transforms, indices, indices, data)
+        batch = assemble(data, source, data.eval_transforms, indices, indices)
         if "mask" in batch:
             raise UserError(
                 f"data.eval.{self.split} has a part named mask, the name for which of "
@@ -184,36 +220,57 @@ class _EvalStream:
         return {**batch, "mask": (positions < size).astype(np.float32)}
 
 
-_Stream = _TrainStream | _EvalStream
+@runtime_checkable
+class _Stream(Protocol):
+    """Batches by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Batch: ...
 
 
-def _assemble(
+def make_example(
+    data: Data,
+    source: Source,
+    transforms: tuple[Transform, ...],
+    index: int,
+    position: int,
+) -> Example:
+    """One example after its transforms, whose random generator is that of `position`.
+
+    Raises:
+      Exception: what the source or a transform raises, with a note which example it is.
+    """
+    try:
+        example = source[index]
+        if transforms:
+            # A counter-based generator: the key alone opens a stream of its own.
+            key = np.array([data.seed, position], np.uint64)
+            rng = np.random.Generator(np.random.Philox(key=key))
+            for transform in transforms:
+                example = transform(example, rng)
+    except Exception as error:
+        error.add_note(f"while making example {index} of {source!r:.200}")
+        raise
+    return example
+
+
+def assemble(
+    data: Data,
     source: Source,
     transforms: tuple[Transform, ...],
     indices: np.ndarray,
     positions: np.ndarray,
-    data: Data,
+    spec: Spec | None = None,
 ) -> Batch:
-    """One batch; the random generators are numbered by `positions`."""
-    examples = []
-    for index, position in zip(indices.tolist(), positions.tolist(), strict=True):
-        try:
-            example = source[index]
-            if transforms:
-                # A counter-based generator: the key alone opens a stream of its own.
-                key = np.array([data.seed, position], np.uint64)
-                rng = np.random.Generator(np.random.Philox(key=key))
-                for transform in transforms:
-                    example = transform(example, rng)
-        except Exception as error:
-            error.add_note(f"while making example {index} of {source!r:.200}")
-            raise
-        examples.append(example)
-    spec = data.spec or _spec_of(examples[0])
-    model = "data.spec" if data.spec else f"example {indices[0]}"
+    """One batch of `spec`, by default of the data's own; see `make_example`."""
+    places = zip(indices.tolist(), positions.tolist(), strict=True)
+    examples = [make_example(data, source, transforms, i, p) for i, p in places]
+    spec = spec or data.spec
+    model = "data.spec" if spec else f"example {indices[0]}"
     return {
-        name: _stack(name, examples, indices, shape, np.dtype(dtype), model)
-        for name, (shape, dtype) in spec.items()
+        name: _stack(name, examples, indices, shape, np.dtype(dtype), model, data.fills)
+        for name, (shape, dtype) in (spec or _spec_of(examples[0])).items()
     }
 
 
@@ -234,6 +291,7 @@ def _stack(
     shape: tuple[int, ...],
     dtype: np.dtype,
     model: str,
+    fills: bool,
 ) -> np.ndarray:
     """One part of every example as one array; `model` is what they are to be like."""
     parts = []
@@ -244,6 +302,11 @@ def _stack(
                 f"{', '.join(example)}"
             )
         part = np.asarray(example[name])
+        if fills and part.ndim == len(shape):
+            missing = [
+                (0, max(0, n - m)) for n, m in zip(shape, part.shape, strict=True)
+            ]
+            part = np.pad(part, missing) if shape else part
         if part.shape != shape:
             raise UserError(
                 f"{name!r} of example {index} has shape {part.shape}, but {shape} in "
@@ -318,7 +381,10 @@ def _at_least(minimum: int, name: str, value: int) -> None:
         raise UserError(f"{name}={value}: expected at least {minimum}")
 
 
-def _rows(rows: Sequence[int] | None, batch_size: int) -> np.ndarray:
+def rows_of(rows: Rows | None, batch_size: int) -> np.ndarray:
+    """The rows to make of a batch of `batch_size`."""
+    if isinstance(rows, Mapping):
+        rows = rows[batch_size]
     chosen = np.asarray(range(batch_size) if rows is None else rows, np.int64)
     if not chosen.size or chosen.min() < 0 or chosen.max() >= batch_size:
         raise ValueError(f"rows {rows} of a batch of {batch_size}: expected some of it")

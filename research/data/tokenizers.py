@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -54,15 +54,18 @@ class Special:
 class Tokenizer(Protocol):
     """Text to ids and back. One that lives in files is `Preparable`."""
 
-    @property
-    def vocab_size(self) -> int:
-        """One more than the largest id."""
-        ...
+    if TYPE_CHECKING:
+        # Python 3.11's `isinstance` would evaluate these, and so read files.
 
-    @property
-    def special(self) -> Special:
-        """The ids that stand for no text."""
-        ...
+        @property
+        def vocab_size(self) -> int:
+            """One more than the largest id."""
+            ...
+
+        @property
+        def special(self) -> Special:
+            """The ids that stand for no text."""
+            ...
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, no special ones but `unknown` among them."""

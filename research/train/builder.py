@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from research.data.loader import Bucket
 from research.errors import UserError
 from research.experiment import Experiment
 from research.train import flops, sharding
@@ -31,13 +32,20 @@ COMPILER_OPTIONS: Mapping[str, dict[str, str | bool]] = {
 """What the step's compiler is told, by platform."""
 
 
+BatchShapes = dict[str, jax.ShapeDtypeStruct]
+"""The parts of a global batch, abstract."""
+
+_RowShapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
 @dataclass(frozen=True)
 class Program:
     """An experiment on a mesh, nothing computed yet.
 
     Attributes:
       state: the abstract `TrainState`: shapes, types and shardings of every leaf.
-      batch: the same of one global batch.
+      buckets: the shapes that global batches have, the largest last.
+      batches: the same of each, abstract and sharded.
       init: `init() -> TrainState`, jitted; the state is born in its shards.
       step: `step(state, batch) -> (state, metrics)`, jitted; the state is donated.
     """
@@ -45,25 +53,66 @@ class Program:
     experiment: Experiment
     mesh: Mesh
     state: TrainState
-    batch: dict[str, jax.ShapeDtypeStruct]
+    buckets: tuple[Bucket, ...]
+    batches: tuple[BatchShapes, ...]
     init: Any
     step: Any
 
-    @cached_property
+    @property
+    def batch(self) -> BatchShapes:
+        """The largest of `batches`."""
+        return self.batches[-1]
+
+    @property
     def flops(self) -> int:
+        """Model FLOPs of one step on the largest batch, as `flops_of`."""
+        return self.flops_of(self.batch)
+
+    def flops_of(self, batch: Mapping[str, Any]) -> int:
         """Model FLOPs of one step, by the rule of `research.train.flops`."""
-        return _step_flops(self.experiment, self.state, self.batch)
+        return self._flops[_row_shapes(batch)]
+
+    @cached_property
+    def _flops(self) -> dict[_RowShapes, int]:
+        return {
+            _row_shapes(batch): _step_flops(self.experiment, self.state, batch)
+            for batch in self.batches
+        }
+
+    def batch_size_of(self, batch: Mapping[str, Any]) -> int:
+        """The rows of the global batch that has such rows as these."""
+        places = [_row_shapes(shapes) for shapes in self.batches]
+        return self.buckets[places.index(_row_shapes(batch))].batch_size
 
     def num_params(self) -> int:
         """Parameters of the task, frozen ones included."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
-    def compile(self) -> Any:
+    def compile(self) -> "Executables":
+        """The step for every shape of batch."""
+        return Executables({_row_shapes(b): self.compile_for(b) for b in self.batches})
+
+    def compile_for(self, batch: BatchShapes) -> Any:
         """The step as an executable: it cannot recompile, only refuse its arguments."""
         platform = self.mesh.devices.flat[0].platform
-        return self.step.lower(self.state, self.batch).compile(
+        return self.step.lower(self.state, batch).compile(
             compiler_options=COMPILER_OPTIONS.get(platform)
         )
+
+
+class Executables:
+    """The compiled step, one executable for each shape of batch."""
+
+    def __init__(self, by_shape: dict[_RowShapes, Any]):
+        self._by_shape = by_shape
+
+    def __len__(self) -> int:
+        return len(self._by_shape)
+
+    def __call__(self, state: TrainState, batch: Mapping[str, Any]) -> Any:
+        """As `Program.step`, but nothing is compiled: unknown shapes are refused."""
+        *_, largest = self._by_shape.values()
+        return self._by_shape.get(_row_shapes(batch), largest)(state, batch)
 
 
 def build(experiment: Experiment, mesh: Mesh | None = None) -> Program:
@@ -73,7 +122,9 @@ def build(experiment: Experiment, mesh: Mesh | None = None) -> Program:
       UserError: a mesh, a batch size or a rule that does not fit.
     """
     mesh = mesh if mesh is not None else sharding.make_mesh(experiment.mesh)
-    sharding.check_batch_size(experiment.data.batch_size, mesh)
+    buckets = experiment.data.buckets()
+    for bucket in buckets:
+        sharding.check_batch_size(bucket.batch_size, mesh)
     optimizer = experiment.optimizer()
     init = make_init(
         experiment.task, optimizer, trainable=experiment.trainable, ema=experiment.ema
@@ -87,12 +138,12 @@ def build(experiment: Experiment, mesh: Mesh | None = None) -> Program:
         num_microbatches=experiment.num_microbatches,
         on_nonfinite=experiment.on_nonfinite,
     )
-    batch = batch_shapes(experiment, experiment.data.batch_size, mesh)
+    largest = _batch_shapes(buckets[-1], mesh)
 
     def fresh() -> TrainState:
         # Steps fold in 0, 1, 2, ...; initialisation has the last number.
         rng = jax.random.fold_in(jax.random.key(experiment.seed), np.uint32(2**32 - 1))
-        zeros = {k: jnp.zeros(v.shape, v.dtype) for k, v in batch.items()}
+        zeros = {k: jnp.zeros(v.shape, v.dtype) for k, v in largest.items()}
         return init(rng, zeros)
 
     shapes = jax.eval_shape(fresh)
@@ -109,7 +160,8 @@ def build(experiment: Experiment, mesh: Mesh | None = None) -> Program:
         experiment=experiment,
         mesh=mesh,
         state=state,
-        batch=batch,
+        buckets=buckets,
+        batches=tuple(_batch_shapes(bucket, mesh) for bucket in buckets),
         init=jax.jit(fresh, out_shardings=placed),
         step=jax.jit(
             step,
@@ -120,19 +172,21 @@ def build(experiment: Experiment, mesh: Mesh | None = None) -> Program:
     )
 
 
-def batch_shapes(
-    experiment: Experiment, batch_size: int, mesh: Mesh
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a global batch of `batch_size` rows looks like."""
+def _batch_shapes(bucket: Bucket, mesh: Mesh) -> BatchShapes:
     place = sharding.batch_sharding(mesh)
     return {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=place)
-        for name, (shape, dtype) in experiment.data.shapes().items()
+        name: jax.ShapeDtypeStruct((bucket.batch_size, *shape), dtype, sharding=place)
+        for name, (shape, dtype) in bucket.spec.items()
     }
 
 
+def _row_shapes(batch: Mapping[str, Any]) -> _RowShapes:
+    """What tells the shapes of batches apart, whether all rows are here or some."""
+    return tuple(sorted((name, tuple(x.shape[1:])) for name, x in batch.items()))
+
+
 def synthetic_batch(program: Program, seed: int = 0) -> dict[str, jax.Array]:
-    """A random batch of the right shapes: for timing, not for learning."""
+    """A random batch of the largest shape: for timing, not for learning."""
     rng = np.random.default_rng(seed)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The one loop: restore, step, report, evaluate, save, until done or told to leave."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import time
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from research.data.sources import Preparable
+from research.data.sources import all_missing
 from research.errors import NonFiniteError, Preempted, SaveError, UserError
 from research.evals.base import Context
 from research.experiment import Experiment, identity
@@ -125,6 +124,7 @@ class _Run:
         self.step = self.done = start  # dispatched, and known to have finished
         self.window: list[dict] = []
         self.times: deque[float] = deque(maxlen=1000)
+        self.work: deque[tuple[int, int]] = deque(maxlen=1000)  # examples, FLOPs
         self.waits = self.started = 0.0
         self.skipped = int(state.skipped)
         self.latest = _saved_metrics(workdir, start)
@@ -137,8 +137,13 @@ class _Run:
         stop_at = min(last, stop_at or last)
         with clock.measure("compile"):
             compiled = self.program.compile()
+            _ = self.program.flops  # traced once, and not within a step
         data = experiment.data
-        rows = sharding.local_rows(self.program.mesh, data.batch_size)
+        if len(compiled) > 1:
+            shapes = "; ".join(map(str, self.program.buckets))
+            note = f"compiled {len(compiled)} steps, for {shapes}"
+            _tell(self.reports, {"step": self.step, "kind": "note", "note": note})
+        rows = _local_rows(self.program)
         pending: tuple[Any, Any] | None = None
         with contextlib.closing(data.batches(self.step, rows)) as batches:
             self.started = time.perf_counter()
@@ -175,7 +180,7 @@ class _Run:
         with self.clock.measure("data_wait"):
             before = time.perf_counter()
             local = next(batches)
-            size = self.experiment.data.batch_size
+            size = self.program.batch_size_of(local)
             batch = sharding.to_global(local, self.program.mesh, size)
             self.waits += time.perf_counter() - before
         return batch
@@ -186,6 +191,8 @@ class _Run:
         now = time.perf_counter()
         self.done += 1
         self.times.append(now - self.started)
+        rows = self.program.batch_size_of(batch)
+        self.work.append((rows, self.program.flops_of(batch)))
         self.started = now
         self.watchdog.beat()
         self.window.append(values)
@@ -195,7 +202,7 @@ class _Run:
         for report in self.reports:
             if isinstance(report, Bar):
                 loss = metrics.mean({"loss": values["loss"]})["loss"]
-                rate = self.experiment.data.batch_size / self.times[-1]
+                rate = rows / self.times[-1]
                 report.advance(self.done, loss, self.times[-1], rate)
 
     def _not_finite(self, values: Any, batch: Any, skipped: int) -> None:
@@ -242,6 +249,7 @@ class _Run:
         means = metrics.pool(self.window)
         times = np.array(self.times)
         total = float(times.sum())
+        examples, flops = (sum(parts) for parts in zip(*self.work, strict=True))
         median, tail = np.percentile(times, [50, 95])
         seconds = self.clock.seconds()
         record = {
@@ -253,9 +261,9 @@ class _Run:
             ),
             "step_ms_p50": 1e3 * float(median),
             "step_ms_p95": 1e3 * float(tail),
-            "examples_per_second": self.experiment.data.batch_size * len(times) / total,
-            "flops_per_second": self.program.flops * len(times) / total,
-            "utilization": self.program.flops * len(times) / total / self.peak,
+            "examples_per_second": examples / total,
+            "flops_per_second": flops / total,
+            "utilization": flops / total / self.peak,
             "peak": self.peak_rule,
             "data_wait": self.waits / total,
             "eta_seconds": float(median) * (self.experiment.num_steps - self.step),
@@ -266,6 +274,7 @@ class _Run:
         _tell(self.reports, record)
         self.window.clear()
         self.times.clear()
+        self.work.clear()
         self.waits = 0.0
 
     def _evaluate(self, final: bool) -> None:
@@ -334,16 +343,25 @@ def _require_data(program: Program) -> None:
             sharding.check_batch_size(getattr(evaluator, "batch_size", 0), program.mesh)
     for split, path in needed.items():
         source = sources[split]
-        if isinstance(source, Preparable) and (missing := source.missing()):
+        if missing := all_missing([source]):
             raise UserError(
                 f"{path} is not there: no {' and no '.join(missing)}: python -m "
                 f"launch.prepare says what it can download; --set {path} points "
                 "elsewhere"
             )
-    here = dataclasses.replace(data, num_workers=0, prefetch=0)
-    rows = sharding.local_rows(program.mesh, data.batch_size)[:1]
-    with contextlib.closing(here.batches(0, rows)) as batches:
-        next(batches)
+    if missing := all_missing([*data.transforms, *data.eval_transforms]):
+        raise UserError(
+            f"the transforms read {' and '.join(missing)}, which is not there: python "
+            "-m launch.prepare says what it can make"
+        )
+    rows = _local_rows(program)
+    data.batch(0, {size: some[:1] for size, some in rows.items()})
+
+
+def _local_rows(program: Program) -> dict[int, list[int]]:
+    """What this process feeds of a global batch, by the size of the batch."""
+    sizes = [bucket.batch_size for bucket in program.buckets]
+    return {size: sharding.local_rows(program.mesh, size) for size in sizes}
 
 
 def _start(

@@ -6,6 +6,8 @@ import pickle
 import pytest
 
 from research.data.generated import english
+from research.data.sequences import Tokenize
+from research.data.sources import all_missing
 from research.data.subwords import HuggingFaceTokenizer, Marian, SentencePiece, Training
 from research.data.text import ParallelText
 from research.data.tokenizers import Special, Tokenizer
@@ -92,6 +94,21 @@ def test_both_sides_of_a_corpus_can_be_trained_on(tmp_path):
     tokenizer.prepare()
     for text in ("A man eats.", "Ein Mann schläft."):
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_records_are_made_where_the_files_are_not(tmp_path):
+    """For building an experiment: what it needs to know is in its settings."""
+    path = str(tmp_path / "nowhere")
+    for tokenizer in (
+        SentencePiece(path),
+        SentencePiece(path, Training(LINES, 40)),
+        HuggingFaceTokenizer(path),
+        Marian(path, "target"),
+    ):
+        assert isinstance(tokenizer, Tokenizer)
+        assert all_missing([Tokenize(tokenizer)])
+    trained = SentencePiece(path, Training(LINES, 40))
+    assert trained.special == Special() and trained.vocab_size == 40
 
 
 def test_what_cannot_be_trained_or_read_is_told(tmp_path):

@@ -1,5 +1,6 @@
 """What `launch.prepare` says of data that are there, and of those that are not."""
 
+import dataclasses
 import gzip
 import struct
 import sys
@@ -10,8 +11,12 @@ import pytest
 
 from launch.cli import run
 from launch.prepare import Split, main, prepare
+from research.data.buckets import BucketedData, length_buckets
+from research.data.generated import english
 from research.data.loader import Data
+from research.data.sequences import Tokenize
 from research.data.sources import Digits, IdxImages, ImageFolder, Tfds
+from research.data.subwords import SentencePiece, Training
 from research.data.transforms import Pad
 from research.errors import UserError
 
@@ -135,3 +140,29 @@ def test_preparing_starts_no_workers(fashion, monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)  # to ask for it warns
     data = Data(train=fashion.train, batch_size=2, num_workers=2)
     assert prepare(data)[0].num_examples == 6
+
+
+def test_what_transforms_and_buckets_read_is_made_ready_too(tmp_path):
+    """A vocabulary is trained before the batch that needs it; one is not there."""
+    lines = tuple({"text": english(number)} for number in range(1, 5000, 17))
+    model = tmp_path / "a.model"
+    tokenize = Tokenize(SentencePiece(str(model), Training(lines, 40)))
+    *smaller, largest = length_buckets((16, 64), 512)
+    data = BucketedData(
+        train=lines,
+        transforms=(tokenize,),
+        batch_size=largest.batch_size,
+        spec=largest.spec,
+        smaller=tuple(smaller),
+    )
+    with pytest.raises(UserError, match=f"data.train: no {model}: put it there"):
+        prepare(data, download=False)
+    (split,) = prepare(data)
+    assert split.verified == "40 pieces, trained from this corpus"
+    assert split.num_examples == len(lines) and model.is_file()
+    few = dataclasses.replace(data, train=lines[:3])
+    with pytest.raises(UserError, match="^data.train: .*trained with other settings"):
+        other = Tokenize(SentencePiece(str(model), Training(lines[:3], 40)))
+        prepare(dataclasses.replace(few, transforms=(other,)))
+    with pytest.raises(UserError, match="^data.train: .* do not make one"):
+        prepare(few)

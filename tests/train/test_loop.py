@@ -266,6 +266,8 @@ def test_a_thing_that_an_evaluation_needs_is_asked_for_at_once(tmp_path):
     for override, words in {
         "evals.test.split=absent": "data.eval.absent is not there: no nowhere.npz: ",
         'data.train=research.data.sources.Npz("nowhere.npz")': "data.train is not",
+        "data.transforms=(research.data.sequences.Tokenize("
+        'research.data.subwords.SentencePiece("nowhere.model")),)': "transforms read n",
         "evals.test.split=tset": "evals.test.split='tset': data.eval has test",
         "evals.test.batch_size=100": "a batch of 100 cannot be split over 8",
     }.items():
