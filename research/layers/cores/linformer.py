@@ -81,17 +81,18 @@ class Linformer(nn.Module):
         if not self.share_heads:
             shape = (kv_heads, *shape)
 
-        def project(x: Array, name: str) -> Array:
-            matrix = self.param(name, self.projection_init, shape)[..., :num_keys, :]
+        first = self.param("key_projection", self.projection_init, shape)
+        second = first
+        if not self.share_key_value:
+            second = self.param("value_projection", self.projection_init, shape)
+
+        def project(x: Array, matrix: Array) -> Array:
             if mask.valid is not None:
                 x = jnp.where(mask.valid[:, :, None, None], x, 0)
             rule = "bkhd,kp->bphd" if self.share_heads else "bkhd,hkp->bphd"
-            return jnp.einsum(
-                rule, x, matrix.astype(x.dtype), preferred_element_type=jnp.float32
-            ).astype(x.dtype)
+            mixed = jnp.einsum(rule, x.astype(jnp.float32), matrix[..., :num_keys, :])
+            return mixed.astype(x.dtype)
 
-        key = project(key, "key_projection")
-        shared = "key_projection" if self.share_key_value else "value_projection"
-        value = project(value, shared)
+        key, value = project(key, first), project(value, second)
         softmax = Softmax(self.scale, self.dropout_rate, name="softmax")
         return softmax(query, key, value, train=train)
