@@ -40,18 +40,18 @@ from research.diffusion.samplers import (
 from research.errors import UserError
 from research.layers.embeddings import FourierEmbedding, SinusoidalEmbedding
 from research.models.score_unet import ScoreUNet
-from research.pretrained.tables import ImageShape
-from research.pretrained.unet2d import CONFIG as UNET_CONFIG
-from research.pretrained.unet2d import (
+from research.pretrained.configs import CONFIG as UNET_CONFIG
+from research.pretrained.configs import (
     Config,
     Key,
     checked,
     count,
-    image_shape_of,
     only,
     read_config,
     write_config,
 )
+from research.pretrained.tables import ImageShape
+from research.pretrained.unet2d import image_shape_of
 from research.pretrained.unet2d import load as load_unet
 from research.pretrained.unet2d import save as save_unet
 from research.tasks.base import Variables

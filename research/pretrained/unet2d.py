@@ -17,10 +17,10 @@ we by height, so a folder is read and written for images of one size.
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -37,6 +37,17 @@ from research.layers.conv import fir_downsample, fir_upsample
 from research.layers.embeddings import FourierEmbedding, SinusoidalEmbedding
 from research.layers.norms import GroupNorm
 from research.models.score_unet import ScoreUNet
+from research.pretrained.configs import (
+    CONFIG,
+    Config,
+    Key,
+    checked,
+    count,
+    only,
+    read_config,
+    require_value,
+    write_config,
+)
 from research.pretrained.tables import (
     ImageShape,
     Leaves,
@@ -48,30 +59,8 @@ from research.pretrained.tables import (
 )
 from research.tasks.base import Variables
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 SOURCE = "give a folder that diffusers.UNet2DModel.save_pretrained wrote"
-
-Config = dict[str, Any]
-"""What `config.json` holds."""
-
-
-class Key(NamedTuple):
-    """A key of their config: its value where it is absent, and what may be there."""
-
-    default: Any
-    accepts: Callable[[Any], bool]
-    supported: str
-
-
-def only(*values: Any, default: Any = None) -> Key:
-    """Some values, the default one of them or, unsupported, given."""
-    default = values[0] if default is None else default
-    supported = " or ".join(map(json.dumps, values))
-    return Key(default, lambda value: value in values, supported)
-
-
-def count(value: Any) -> bool:
-    return type(value) is int and value > 0
 
 
 def _list_of(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -233,30 +222,6 @@ def save(
     write_config(path / CONFIG, config)
 
 
-def read_config(path: Path, source: str) -> Config:
-    """The keys of a file of theirs.
-
-    Raises:
-      UserError: no such file, which `source` tells how to come by, or no JSON of keys.
-    """
-    if not path.is_file():
-        raise UserError(f"no {path.name} in {path.parent}: {source}")
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not JSON ({error}): copy the folder again"
-        ) from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} holds no keys: expected a diffusers config")
-    return config
-
-
-def write_config(path: Path, config: Config) -> None:
-    """Writes a file that `read_config` reads."""
-    path.write_text(json.dumps(config, indent=2) + "\n")
-
-
 def network_of(config: Config) -> ScoreUNet:
     """The network that a config describes.
 
@@ -345,7 +310,7 @@ def config_of(network: ScoreUNet, image_shape: ImageShape) -> Config:
     require(
         isinstance(attention, PixelAttention)
         and attention.skip_scale == skip_scale
-        and attention.core is PixelAttention.core
+        and attention.core == PixelAttention.core
         and (attention.num_heads == 1 or attention.head_dim is not None),
         "attention",
         f"PixelAttention with {rescaled}, and one head or heads by head_dim",
@@ -543,35 +508,10 @@ def _is_ncsnpp(config: Config) -> bool:
     return config["down_block_types"][0] in (SKIP[0], ATTENDED(SKIP[0]))
 
 
-def checked(config: Config, keys: Mapping[str, Key], file: str) -> Config:
-    """With the value of every key, each supported alone.
-
-    Raises:
-      UserError: a key or a value that is not supported, by its name and its file's.
-    """
-    for key in sorted(config.keys() - keys.keys()):
-        raise UserError(
-            f"{key} = {json.dumps(config[key])} in {file} is not supported: expected "
-            f"only {', '.join(keys)}"
-        )
-    config = {key: config.get(key, there.default) for key, there in keys.items()}
-    for key, there in keys.items():
-        _require(config, file, there.accepts(config[key]), key, there.supported)
-    return config
-
-
-def _require(config: Config, file: str, holds: bool, key: str, supported: str) -> None:
-    if not holds:
-        raise UserError(
-            f"{key} = {json.dumps(config[key])} in {file} is not supported: expected "
-            f"{supported}"
-        )
-
-
 def _checked(config: Config) -> Config:
     """With the value of every key, each supported alone and with the others."""
     config = checked(config, KEYS, CONFIG)
-    require = partial(_require, config, CONFIG)
+    require = partial(require_value, config, CONFIG)
 
     widths, groups = config["block_out_channels"], config["norm_num_groups"]
     head_dim = config["attention_head_dim"] or 1

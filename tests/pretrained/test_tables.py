@@ -99,6 +99,7 @@ def test_others_are_written_and_ignored_when_read(path):
     np.testing.assert_array_equal(load_file(path)["norm.count"], count)
     assert set(read(path, ignored="*.count")) == {"params", "batch_stats"}
     # The pattern is for the whole name.
+    assert set(read(path, ("norm.x", "norm.*"))) == {"params", "batch_stats"}
     for ignored in ("", "count", "norm"):
         with pytest.raises(UserError, match=r"holds norm.count with shape \(1,\)"):
             read(path, ignored)
@@ -164,7 +165,9 @@ def test_older_names(path):
 
 def test_leaves_of_other_types_are_refused(path):
     save_file(THEIRS | {"norm.running_mean": np.zeros(4, np.int32)}, path)
-    with pytest.raises(UserError, match="norm.running_mean in .* is I32: expected F16"):
+    with pytest.raises(
+        UserError, match="norm.running_mean in .* is I32: expected one of BF16, F"
+    ):
         read(path)
 
 
@@ -196,6 +199,134 @@ def test_files_in_parts(path):
         index.write_text(content)
         with pytest.raises(UserError, match="does not name files beside it"):
             read(path)
+
+
+def shaped(**shapes):
+    return {
+        f"params/{path}": jax.ShapeDtypeStruct(shape, jnp.float32)
+        for path, shape in shapes.items()
+    }
+
+
+def random_tensors(**shapes):
+    draws = np.random.default_rng(0)
+    return {
+        name: draws.normal(size=shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def test_several_tensors_are_stacked_in_one_leaf(path):
+    """The layers of a scanned stack, which lie apart in the file."""
+    kernels = tuple(f"layer.{number}.weight" for number in range(3))
+    names = {"params/kernel": (kernels, (1, 0))}
+    expected = shaped(kernel=(3, 2, 5))
+    theirs = random_tensors(**dict.fromkeys(kernels, (5, 2)))
+    save_file(theirs, path)
+    variables = tables.read(str(path), names, expected, "")
+    for number, name in enumerate(kernels):
+        ours = variables["params"]["kernel"][number]
+        np.testing.assert_array_equal(ours, theirs[name].T)
+    path.unlink()
+    tables.write(str(path), names, expected, variables)
+    written = load_file(path)
+    assert written.keys() == theirs.keys()
+    for name in kernels:
+        np.testing.assert_array_equal(written[name], theirs[name])
+    save_file({name: theirs[name] for name in kernels[:2]}, path)
+    match = (
+        r"lacks layer.2.weight with shape \(5, 2\), which becomes params/kernel\[2\] "
+        r"with shape \(3, 2, 5\)"
+    )
+    with pytest.raises(UserError, match=match):
+        tables.read(str(path), names, expected, "")
+    save_file(theirs | {"layer.3.weight": theirs[kernels[0]]}, path)
+    with pytest.raises(UserError, match="holds layer.3.weight"):
+        tables.read(str(path), names, expected, "")
+    save_file(theirs | {kernels[1]: np.zeros((2, 5), np.float32)}, path)
+    with pytest.raises(UserError, match=r"\(2, 5\), but \(5, 2\).*kernel\[1\]"):
+        tables.read(str(path), names, expected, "")
+
+
+def test_stacks_of_stacks_and_side_by_side(path):
+    """Two layers of three experts; queries and keys in one tensor of each layer."""
+    experts = tuple(f"{layer}.{e}.w" for layer in range(2) for e in range(3))
+    both = tuple(f"{layer}.qk" for layer in range(2))
+    names = {
+        "params/experts": (experts, (1, 0)),
+        "params/query": (both, (1, 0)),
+        "params/key": (both, (1, 0)),
+    }
+    expected = shaped(experts=(2, 3, 4, 5), query=(2, 4, 6), key=(2, 4, 2))
+    shapes = dict.fromkeys(experts, (5, 4)) | dict.fromkeys(both, (8, 4))
+    theirs = random_tensors(**shapes)
+    save_file(theirs, path)
+    variables = tables.read(str(path), names, expected, "")
+    params = variables["params"]
+    np.testing.assert_array_equal(params["experts"][1, 2], theirs["1.2.w"].T)
+    np.testing.assert_array_equal(params["query"][1], theirs["1.qk"][:6].T)
+    np.testing.assert_array_equal(params["key"][0], theirs["0.qk"][6:].T)
+    path.unlink()
+    tables.write(str(path), names, expected, variables)
+    for name, tensor in load_file(path).items():
+        np.testing.assert_array_equal(tensor, theirs[name])
+
+
+def test_modules_by_their_kinds():
+    leaves = shaped(**{"stack/dense/kernel": (2, 3, 4), "norm/scale": (3,)})
+    modules = {"stack/dense": "layers.{}.fc", "norm": "ln"}
+    assert tables.module_names(leaves, modules, "theirs") == {
+        "params/stack/dense/kernel": (
+            ("layers.0.fc.weight", "layers.1.fc.weight"),
+            (1, 0),
+        ),
+        "params/norm/scale": ("ln.weight", (0,)),
+    }
+    for strange in ("norm/bias_2", "other/scale", "scale"):
+        match = rf"params/{strange} with shape \(3,\) has no counterpart in theirs"
+        with pytest.raises(UserError, match=match):
+            tables.module_names(shaped(**{strange: (3,)}), modules, "theirs")
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
+def test_half_precision(path, dtype):
+    save_file({name: tensor.astype(dtype) for name, tensor in THEIRS.items()}, path)
+    mean = read(path)["batch_stats"]["norm"]["mean"]
+    assert mean.dtype == np.float32
+    np.testing.assert_array_equal(mean, THEIRS["norm.running_mean"])
+
+
+def test_repeats(path):
+    """Tied weights: beside what they repeat, or in its place."""
+    conv, twice = THEIRS["conv.weight"], {"tied.weight": "conv.weight"}
+
+    def read_tied():
+        variables = tables.read(str(path), NAMES, EXPECTED, "ask", repeats=twice)
+        return variables["params"]["conv"]["kernel"].transpose(3, 2, 0, 1)
+
+    save_file(THEIRS | {"tied.weight": conv}, path)
+    np.testing.assert_array_equal(read_tied(), conv)
+    with pytest.raises(UserError, match="holds tied.weight"):
+        read(path)
+    rest = {name: leaf for name, leaf in THEIRS.items() if name != "conv.weight"}
+    save_file(rest | {"tied.weight": conv}, path)
+    np.testing.assert_array_equal(read_tied(), conv)
+    for other in (conv + 1, conv[:3]):
+        save_file(THEIRS | {"tied.weight": np.ascontiguousarray(other)}, path)
+        with pytest.raises(
+            UserError, match="tied.weight in .* differs from conv.weight"
+        ):
+            read_tied()
+    save_file(rest, path)
+    with pytest.raises(UserError, match="lacks conv.weight"):
+        read_tied()
+
+
+def test_names_that_are_stored(path):
+    save_file(THEIRS, path)
+    assert tables.stored_names(str(path), "ask") == THEIRS.keys()
+    with pytest.raises(UserError, match="no weights at .*: ask"):
+        tables.stored_names(f"{path}.none", "ask")
 
 
 def test_no_file(path):
