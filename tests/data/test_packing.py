@@ -187,6 +187,19 @@ def test_packing_is_first_fit_over_the_open_rows():
     assert plan([10, 10], 64) == [[0], [1]]
 
 
+def test_rows_can_hold_fewer_sequences_than_there_is_room_for():
+    source = [{"tokens": np.full(n, 9, np.int32)} for n in (3, 4, 1, 2, 5)]
+    plans = [Packed(source, 10, most=most)._plan.rows for most in (1, 2, 0)]
+    assert plans == [
+        [[0], [1], [2], [3], [4]],
+        [[0, 1], [2, 3], [4]],
+        [[0, 1, 2, 3], [4]],
+    ]
+    row = Packed(source, 10, most=1)[3]
+    assert row["tokens"].tolist() == [9, 9] + [0] * 8
+    assert row["segments"].tolist() == [1, 1] + [0] * 8
+
+
 def test_pairs_are_packed_together():
     rng = np.random.default_rng(1)
     pairs = [
