@@ -281,7 +281,6 @@ class Decoder(nn.Module):
       readout: called with the state that looked, or that of `upper`, with the context
         and the token's vector, gives what logits are made of; None leaves the state.
       bridge: from the encoder's last states to the first ones of `layers` and `upper`.
-      remat: keeps nothing of a step but its state for the backward pass.
     """
 
     layers: RecurrentStack
@@ -292,7 +291,6 @@ class Decoder(nn.Module):
     upper: RecurrentStack | None = None
     readout: Callable[..., Array] | None = None
     bridge: Bridge = last_states
-    remat: bool = False
 
     def setup(self):
         looks = self.align_first or self.input_feeding or self.attentional
@@ -363,7 +361,7 @@ class Decoder(nn.Module):
                 return state._replace(memory=None), seen
 
             scan = nn.scan(
-                nn.remat(step, prevent_cse=False) if self.remat else step,
+                step,
                 variable_broadcast="params",
                 split_rngs={"params": False, "dropout": True},
                 in_axes=1,
@@ -398,11 +396,15 @@ class Decoder(nn.Module):
 
         def look(query: Array) -> tuple[Array, Array]:
             assert self.alignment is not None and state.memory is not None
+            # Computed again for the backward pass: of all steps together its hidden
+            # layer is as large as target length x source length x dim.
+            attend = nn.remat(lambda module, *args: module(*args), prevent_cse=False)
             keys, projected, valid = state.memory
-            context, weights = self.alignment(query, keys, valid, projected)
+            context, weights = attend(self.alignment, query, keys, valid, projected)
             return context[:, None], weights
 
-        if state.fed is not None:
+        if self.input_feeding:
+            assert state.fed is not None
             x = jnp.concatenate([x, state.fed[:, None].astype(x.dtype)], axis=-1)
         if self.align_first:
             query = self.layers.cell.output(state.layers[-1])
@@ -419,8 +421,8 @@ class Decoder(nn.Module):
         fed = context
         if self.attentional is not None:
             fed = hidden = self.attentional(hidden, context)
-        if self.input_feeding:
-            state = state._replace(fed=fed[:, 0])
+        if state.fed is not None:
+            state = state._replace(fed=fed[:, 0].astype(state.fed.dtype))
         return state._replace(weights=weights), (hidden, looked, context)
 
 

@@ -200,16 +200,20 @@ def test_states_are_float32_in_bfloat16():
     y, state = slow.apply(layer, params, x)
     assert y.dtype == jnp.bfloat16 and state.cell.dtype == jnp.float32
     assert float(state.cell[0, 0]) == pytest.approx(1, rel=1e-2)
-    kernel = jax.eval_shape(layer.init, jax.random.key(0), x)["params"]["recurrent"]
-    assert kernel["kernel"].dtype == jnp.float32
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    text = str(jax.make_jaxpr(layer.apply)({"params": params}, x))
+    assert text.count("f32[1,4] = dot_general") == 1
 
 
 def test_initial_distributions():
     cell = LstmCell(bias_init=within(0.1), kernel_init=within(0.5))
     init = slow.jit(partial(Recurrent(cell, 16).init, x=jnp.zeros((1, 1, 64))))
     params = init(slow.key(0))["params"]
-    for block in jnp.split(params["recurrent"]["kernel"], 4, axis=1):
+    blocks = jnp.split(params["recurrent"]["kernel"], 4, axis=1)
+    for index, block in enumerate(blocks):
         np.testing.assert_allclose(block @ block.T, np.eye(16), atol=1e-5)
+        assert abs(block - blocks[index - 1]).max() > 0.1
     i, f, g, o = jnp.split(params["input"]["bias"], 4)
     assert (abs(f - 1) <= 0.1).all() and len(set(f.tolist())) == 16
     assert (abs(jnp.stack([i, g, o])) <= 0.1).all()
