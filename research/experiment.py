@@ -410,12 +410,14 @@ def _evaluate(node: ast.expr, present: Any) -> Any:
 
 
 def _resolve(name: str, present: Any) -> Any:
-    """A dotted name from the root of imports, or from the present value's module."""
+    """A dotted name from the present value's module, or its package, or the root."""
     if name == "partial":
         return functools.partial
     owner = present.func if isinstance(present, functools.partial) else present
     home = getattr(owner, "__module__", None)
-    tried = [f"{home}.{name}"] if home else []
+    tried = []
+    if home:
+        tried = [f"{home}.{name}", f"{home.rpartition('.')[0]}.{name}".lstrip(".")]
     for candidate in [*tried, name]:
         parts = candidate.split(".")
         for cut in range(len(parts) - 1, 0, -1):

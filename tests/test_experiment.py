@@ -212,3 +212,15 @@ def test_identity_is_of_what_decides_the_numbers():
         "ema.rate=0.5",
     ):
         assert identity(override(base, [text])) != identity(base)
+
+
+def test_a_bare_name_is_looked_up_in_the_package_too():
+    """Attention's cores are one to a file, and any may stand for any other."""
+    path = "task.network.body.blocks.0.mixer.core"
+    reference = "experiments/attention/softmax_text.py"
+    changed = load(reference, {}, [f"{path}=Performer(num_features=8)"])
+    text = describe(changed)
+    assert f"{path} = research.layers.cores.performer.Performer\n" in text
+    assert f"{path}.num_features = 8\n" in text
+    with pytest.raises(UserError, match="no Preformer in research.layers.cores"):
+        load(reference, {}, [f"{path}=Preformer()"])
