@@ -10,7 +10,9 @@ Transformer of Vaswani et al. 2017, arXiv:1706.03762, at two CPU cores' size, wi
 before the branches, sentences packed into rows of 64 tokens, and averaged parameters.
 Required beforehand: BLEU (sacrebleu, cased, detokenized) of at least 30 on
 test_2016_flickr, with a beam of 4.
-Ours: ?
+Ours: BLEU 35.9, chrF 59.5, at step 1487 of 3000 (six epochs; about 40 minutes on two
+cores). The curve, 200 sentences of val by the likeliest words: 24.5 at step 500, 32.6
+at 1000.
 """
 
 from functools import partial

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from research.decoding.cache import empty_cache, take_cache_rows, with_context
 from research.decoding.prompts import Reorder, State, Step
+from research.errors import UserError
 from research.layers.cores import Mask
 from research.layers.dropout import Dropout
 from research.layers.embeddings import TokenEmbedding
@@ -265,6 +266,14 @@ class EncoderDecoder(nn.Module):
     pad: int = 0
     logits_init: Initializer = lecun()
     dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.encoder is self.decoder:
+            raise UserError(
+                "the encoder and the decoder are one stack, and would share all "
+                "parameters: build two, or give one of them as encoder.clone()"
+            )
+        super().__post_init__()
 
     def __call__(
         self,

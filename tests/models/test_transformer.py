@@ -237,6 +237,12 @@ def test_a_source_may_have_a_table_of_its_own(seq2seq):
     assert logits.shape == (2, 6, VOCAB)
 
 
+def test_one_stack_cannot_be_both_sides():
+    with pytest.raises(UserError, match="would share all parameters"):
+        EncoderDecoder(EMBEDDING, STACK, STACK)
+    EncoderDecoder(EMBEDDING, STACK, STACK.clone())
+
+
 # Encoders
 
 
