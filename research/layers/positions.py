@@ -72,6 +72,46 @@ class Learned(nn.Module):
         return jnp.take(table, positions + self.offset, axis=0, mode="fill")
 
 
+class LearnedGrid(nn.Module):
+    """A vector for each row and each column of a matrix that positions fill, learnt.
+
+    Position i is in row i // columns. Both vectors are added up (Child et al. 2019,
+    arXiv:1904.10509, section 5.3), or, where they have `dims` of their own, stand side
+    by side (the code of Reformer: Kitaev et al. 2020, arXiv:2001.04451).
+
+    Attributes:
+      shape: rows and columns; positions beyond their product become NaN.
+      dims: of a row's and a column's vector; None is for the embedding's, to add up.
+      embedding_init: of both tables.
+    """
+
+    shape: tuple[int, int]
+    dims: tuple[int, int] | None = None
+    embedding_init: Initializer = Normal(0.02)
+
+    @nn.compact
+    def __call__(
+        self, positions: Int[Array, "batch length"], embed_dim: int
+    ) -> Float[Array, "batch length embed_dim"]:
+        """Raises `UserError` where `dims` do not make the embedding's."""
+        if self.dims is not None and sum(self.dims) != embed_dim:
+            raise UserError(
+                f"LearnedGrid.dims={self.dims} of vectors with {embed_dim} dimensions: "
+                "expected two numbers with that sum, or None"
+            )
+        indices = (positions // self.shape[1], positions % self.shape[1])
+        vectors = []
+        for axis, (name, index) in enumerate(
+            zip(("row", "column"), indices, strict=True)
+        ):
+            dim = embed_dim if self.dims is None else self.dims[axis]
+            table = self.param(name, self.embedding_init, (self.shape[axis], dim))
+            vectors.append(jnp.take(table, index, axis=0, mode="fill"))
+        if self.dims is None:
+            return vectors[0] + vectors[1]
+        return jnp.concatenate(vectors, axis=-1)
+
+
 # Of queries and keys
 
 

@@ -7,6 +7,7 @@ from research.errors import UserError
 from research.layers.positions import (
     Alibi,
     Learned,
+    LearnedGrid,
     RelativeBias,
     Rotary,
     RotaryBias,
@@ -43,6 +44,21 @@ def test_learned_positions_have_an_end():
     codes = learned.apply(variables, jnp.array([[1, 3, 4]]), 5)[0]
     np.testing.assert_array_equal(codes[:2], table[jnp.array([3, 5])])
     assert np.isnan(codes[2]).all()
+
+
+def test_a_grid_adds_up_or_joins_the_vectors_of_rows_and_columns():
+    positions = jnp.array([[0, 4, 5, 6]])
+    for dims, combine in ((None, np.add), ((2, 3), lambda *x: np.concatenate(x, -1))):
+        grid = LearnedGrid((2, 3), dims)
+        variables = grid.init(jax.random.key(0), positions, 5)
+        tables = variables["params"]
+        row, column = (np.asarray(tables[name]) for name in ("row", "column"))
+        codes = grid.apply(variables, positions, 5)[0]
+        expected = combine(row[[0, 1, 1]], column[[0, 1, 2]])
+        np.testing.assert_array_equal(codes[:3], expected)
+        assert np.isnan(codes[3]).any()
+    with pytest.raises(UserError, match="sum"):
+        LearnedGrid((2, 3), (2, 2)).init(jax.random.key(0), positions, 5)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
