@@ -179,7 +179,6 @@ def bert(tmp_path):
 
 
 def test_a_public_tokenizer_keeps_its_ids(bert):
-    pytest.importorskip("tokenizers")
     tokenizer = HuggingFaceTokenizer(str(bert))
     assert isinstance(tokenizer, Tokenizer)
     assert tokenizer.vocab_size == 8 and tokenizer.prepare() == "8 tokens"
@@ -198,7 +197,6 @@ def test_a_public_tokenizer_that_is_not_there_is_told(tmp_path):
     with pytest.raises(UserError, match="no .*tokenizer.json: .* set its folder"):
         tokenizer.encode("a")
     (tmp_path / "tokenizer.json").write_text("{}")
-    pytest.importorskip("tokenizers")
     with pytest.raises(UserError, match="tokenizer.json cannot be read: "):
         tokenizer.encode("a")
 
