@@ -41,9 +41,8 @@ def test_the_command_measures_every_core(capsys, monkeypatch):
     monkeypatch.setattr(
         module, "contenders", lambda n, c: {k: everyone(n, c)[k] for k in few}
     )
-    main(
-        lengths=(32, 16), heads=2, dim=4, repeats=1, largest_square=10_000, as_json=True
-    )
+    small = {"heads": 2, "dim": 4, "repeats": 1, "largest_square": 10_000}
+    main(lengths=(32, 16), as_json=True, **small)
     record = json.loads(capsys.readouterr().out)
     assert [(p["core"], p["length"]) for p in record["points"]] == [
         (BASELINE, 16),
