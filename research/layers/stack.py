@@ -88,8 +88,8 @@ class Stack(nn.Module):
     Like blocks are scanned over: they are compiled once, and their parameters lie under
     `layers/` with one more axis in front.
 
-    Where the collection `intermediates` is asked for, it gets the second moment of the
-    stream: `stream_in` before the first layer, and after each under `layers/`.
+    Where the collection `intermediates` is asked for, it gets `moments` of the stream:
+    before the first layer as `stream_in`, and after each under `layers/`.
 
     Attributes:
       num_layers: a multiple of the number of `blocks`.
@@ -184,7 +184,17 @@ class _Round(nn.Module):
 
 
 def _tap(module: nn.Module, name: str, x: Array) -> None:
-    """Sows the second moment of the stream, where `intermediates` are asked for."""
     if module.is_mutable_collection("intermediates"):
-        moment = jnp.square(x.astype(jnp.float32)).mean()
-        module.sow("intermediates", name, moment)
+        module.sow("intermediates", name, moments(x))
+
+
+def moments(x: Float[Array, "batch length dim"]) -> Float[Array, "2"]:
+    """The second moment of a stream, and what part of it differs between positions.
+
+    Where the second is next to nothing, all positions of all rows are alike, and no
+    layer above can tell one token from another: the rank has collapsed (Dong et al.
+    2021, arXiv:2103.03404).
+    """
+    x = x.astype(jnp.float32)
+    second = jnp.square(x).mean()
+    return jnp.stack([second, x.var((0, 1)).mean() / second])
