@@ -22,7 +22,7 @@ from tests.layers.cores import contract
 
 W = np.random.default_rng(1).normal(size=(12, 8))
 VARIABLES = {"features": {"projection": jnp.asarray(W, jnp.float32)}}
-KERNELS = [Positive(), Positive(floor=0.0), Trigonometric(), Generalized()]
+KERNELS = [Positive(floor=1e-2), Positive(floor=0.0), Trigonometric(), Generalized()]
 
 
 def official(features, query, key, keys):
