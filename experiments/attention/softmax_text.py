@@ -13,6 +13,7 @@ Ours: ?
 """
 
 from functools import partial
+from typing import Literal
 
 import jax
 
@@ -64,7 +65,9 @@ def of(
             mlp=partial(FeedForward, mlp_dim=4 * DIM, activation=jax.nn.gelu),
         )
 
-    def windows(split: str, between: tuple[float, float]) -> Source:
+    def windows(
+        split: Literal["train", "test"], between: tuple[float, float]
+    ) -> Source:
         text = TextFile(path, between) if path else StandardLibrary(split)
         return Windows(text, Bytes(), LENGTH)
 

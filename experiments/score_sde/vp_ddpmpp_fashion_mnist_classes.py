@@ -11,7 +11,7 @@ not in runs/; its parameters stay as they are.
 Required beforehand: a perceptron that is fitted to noise-free images sees the class
 that was asked for in more than 70 % of the samples (chance 10 %; of held-out images it
 is right on 88.6 %).
-Ours: ?
+Ours: 79 % of 100 samples. At a weight of 2, which was tried first, 55 % of 300.
 """
 
 from dataclasses import replace
@@ -49,7 +49,7 @@ def experiment(
                 pixels=base.task.pixels,
                 image_shape=base.task.image_shape,
             ),
-            weight=2.0,
+            weight=6.0,
         ),
         start=FromRun(model, under="model"),
         trainable="^classifier/",
