@@ -189,12 +189,12 @@ def _tap(module: nn.Module, name: str, x: Array) -> None:
 
 
 def moments(x: Float[Array, "batch length dim"]) -> Float[Array, "2"]:
-    """The second moment of a stream, and what part of it differs between positions.
+    """The second moment of a stream, and what part of it differs within a sequence.
 
-    Where the second is next to nothing, all positions of all rows are alike, and no
-    layer above can tell one token from another: the rank has collapsed (Dong et al.
-    2021, arXiv:2103.03404).
+    Where the latter is next to nothing, all positions of a sequence are alike: its rank
+    has collapsed (Dong et al. 2021, arXiv:2103.03404), and no gradient is left for
+    queries and keys, since it makes no difference to which position one attends.
     """
     x = x.astype(jnp.float32)
     second = jnp.square(x).mean()
-    return jnp.stack([second, x.var((0, 1)).mean() / second])
+    return jnp.stack([second, x.var(1).mean() / second])

@@ -240,10 +240,10 @@ def test_sub_ln_normalises_what_goes_into_the_last_projections():
 def test_moments_by_hand():
     second, spread = moments(jnp.asarray(X))
     assert second == pytest.approx((X**2).mean(), rel=1e-5)
-    expected = X.reshape(10, 8).var(0).mean() / (X**2).mean()
+    expected = X.var(1).mean() / (X**2).mean()
     assert spread == pytest.approx(expected, rel=1e-5)
-    alike = jnp.broadcast_to(jnp.arange(1.0, 5.0), (2, 3, 4))
-    assert moments(alike)[1] == 0
+    alike = jnp.broadcast_to(jnp.asarray(X[:, :1]), X.shape)
+    assert moments(alike)[1] < 1e-12
 
 
 @pytest.mark.parametrize("remat", [False, True])
