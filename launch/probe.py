@@ -1,6 +1,6 @@
 """Look into a deep network: its stream and its gradients, layer by layer.
 
-    python -m launch.probe experiments/depth/deepnorm_modsum.py --steps 10 100
+    python -m launch.probe experiments/parametrization/deepnorm_modsum.py --steps 10 100
 
 It prints, of each stack of layers at initialization and after so many training steps,
 the second moment of the stream after every layer, what part of it differs between the

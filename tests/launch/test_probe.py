@@ -139,7 +139,7 @@ def test_numbers_are_those_of_a_network_taken_apart():
 def at_the_start(name: str, **arguments: int) -> Layers:
     """The stack of an experiment at its true size, on a few sequences."""
     given = {key: str(value) for key, value in arguments.items()}
-    chosen = load(f"experiments/depth/{name}.py", given)
+    chosen = load(f"experiments/parametrization/{name}.py", given)
     examples = [chosen.data.train[index] for index in range(16)]
     batch = {
         part: jnp.stack([example[part] for example in examples]) for part in examples[0]

@@ -1,6 +1,6 @@
 """Post-LN, 48 layers deep, on sums of three numbers: it does not learn.
 
-    python -m launch.train experiments/depth/postln_modsum.py
+    python -m launch.train experiments/parametrization/postln_modsum.py
 
 Which arrangements of a Transformer train when it is deep, without warm-up, on a task
 for a laptop: y_i = x_i + x_{i-1} + x_{i-2} modulo 8 at every place of a sequence of 16,

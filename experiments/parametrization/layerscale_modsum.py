@@ -1,6 +1,6 @@
 """LayerScale, 48 layers deep, on sums of three numbers.
 
-    python -m launch.train experiments/depth/layerscale_modsum.py
+    python -m launch.train experiments/parametrization/layerscale_modsum.py
 
 The setting of preln_modsum with a learnt scale of each channel of a branch, from 1e-4
 (Touvron et al. 2021, arXiv:2103.17239; 1e-6 there at this depth, for far longer
@@ -12,7 +12,7 @@ Ours: ?
 
 from functools import partial
 
-from experiments.depth import postln_modsum
+from experiments.parametrization import postln_modsum
 from research.experiment import Experiment, Required
 from research.layers.norms import LayerNorm
 from research.layers.residual import LayerScale

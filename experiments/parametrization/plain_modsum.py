@@ -1,6 +1,6 @@
 """No norm at all, 48 layers deep, on sums of three numbers: it explodes.
 
-    python -m launch.train experiments/depth/plain_modsum.py
+    python -m launch.train experiments/parametrization/plain_modsum.py
 
 The setting of postln_modsum without norms and without anything in their place: the
 stream's second moment grows by a factor a layer, and neither loss nor gradient is a
@@ -11,7 +11,7 @@ Ours: ?
 
 from dataclasses import replace
 
-from experiments.depth import postln_modsum
+from experiments.parametrization import postln_modsum
 from research.experiment import Experiment, Required
 from research.layers.residual import Plain
 

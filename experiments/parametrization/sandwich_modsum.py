@@ -1,6 +1,6 @@
 """Sandwich norms, 48 layers deep, on sums of three numbers.
 
-    python -m launch.train experiments/depth/sandwich_modsum.py
+    python -m launch.train experiments/parametrization/sandwich_modsum.py
 
 The setting of preln_modsum with another norm behind each branch (Ding et al. 2021,
 arXiv:2105.13290, section 2.4).
@@ -8,7 +8,7 @@ Required beforehand: nothing; there was no program before this one.
 Ours: ?
 """
 
-from experiments.depth import postln_modsum
+from experiments.parametrization import postln_modsum
 from research.experiment import Experiment
 from research.layers.norms import LayerNorm
 from research.layers.residual import Sandwich

@@ -1,6 +1,6 @@
 """DeepNorm, 48 layers deep, on sums of three numbers.
 
-    python -m launch.train experiments/depth/deepnorm_modsum.py
+    python -m launch.train experiments/parametrization/deepnorm_modsum.py
 
 The setting of postln_modsum with its stream scaled up by (2N)^(1/4) and its initial
 gains down by (8N)^(-1/4) (Wang et al. 2022, arXiv:2203.00555, Table 1), which has 28.9
@@ -12,7 +12,7 @@ Ours: ?
 
 from functools import partial
 
-from experiments.depth import postln_modsum
+from experiments.parametrization import postln_modsum
 from research.experiment import Experiment, Required
 from research.layers import depth
 from research.layers.residual import PostNorm

@@ -1,6 +1,6 @@
 """Pre-LN with branches over sqrt(2N), 48 layers deep, on sums of three numbers.
 
-    python -m launch.train experiments/depth/preln_scaled_modsum.py
+    python -m launch.train experiments/parametrization/preln_scaled_modsum.py
 
 The setting of preln_modsum with every branch divided by the root of how many there are,
 so that the stream keeps its variance; GPT-2 has this factor in its initialisation.
@@ -11,7 +11,7 @@ Ours: ?
 
 from functools import partial
 
-from experiments.depth import postln_modsum
+from experiments.parametrization import postln_modsum
 from research.experiment import Experiment, Required
 from research.layers.norms import LayerNorm
 from research.layers.residual import PreNorm

@@ -1,6 +1,6 @@
 """Sub-LN, 48 layers deep, on sums of three numbers.
 
-    python -m launch.train experiments/depth/subln_modsum.py
+    python -m launch.train experiments/parametrization/subln_modsum.py
 
 The setting of preln_modsum with another norm before the last projection of each branch,
 and with gains of sqrt(ln 2N) (Wang et al. 2022, arXiv:2210.06423).
@@ -8,7 +8,7 @@ Required beforehand: nothing; there was no program before this one.
 Ours: ?
 """
 
-from experiments.depth import postln_modsum
+from experiments.parametrization import postln_modsum
 from research.experiment import Experiment
 from research.layers import depth
 from research.layers.norms import LayerNorm

@@ -1,6 +1,6 @@
 """ReZero, 48 layers deep, on sums of three numbers.
 
-    python -m launch.train experiments/depth/rezero_modsum.py
+    python -m launch.train experiments/parametrization/rezero_modsum.py
 
 The setting of postln_modsum without norms, each branch times a scale that is learnt
 from zero (Bachlechner et al. 2020, arXiv:2003.04887).
@@ -9,7 +9,7 @@ Required beforehand: a held-out loss below 1.97 nats after 160 steps, chance bei
 Ours: ?
 """
 
-from experiments.depth import postln_modsum
+from experiments.parametrization import postln_modsum
 from research.experiment import Experiment, Required
 from research.layers.residual import ReZero
 

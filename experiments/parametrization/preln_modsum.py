@@ -1,6 +1,6 @@
 """Pre-LN, 48 layers deep, on sums of three numbers.
 
-    python -m launch.train experiments/depth/preln_modsum.py
+    python -m launch.train experiments/parametrization/preln_modsum.py
 
 The setting of postln_modsum with the norms inside of the branches (Xiong et al. 2020,
 arXiv:2002.04745). The stream grows with every layer, so that later ones matter less.
@@ -9,7 +9,7 @@ Required beforehand: a held-out loss below 2.02 nats after 160 steps, chance bei
 Ours: ?
 """
 
-from experiments.depth import postln_modsum
+from experiments.parametrization import postln_modsum
 from research.experiment import Experiment, Required
 from research.layers.norms import LayerNorm
 from research.layers.residual import PreNorm

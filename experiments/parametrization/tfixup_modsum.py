@@ -1,6 +1,6 @@
 """T-Fixup, 48 layers deep, on sums of three numbers.
 
-    python -m launch.train experiments/depth/tfixup_modsum.py
+    python -m launch.train experiments/parametrization/tfixup_modsum.py
 
 The setting of postln_modsum without norms, from an initialisation that bounds the
 update: an encoder's rule, two branches a layer (Huang et al. 2020, official code).
@@ -9,7 +9,7 @@ Required beforehand: a held-out loss below 2.02 nats after 160 steps, chance bei
 Ours: ?
 """
 
-from experiments.depth import postln_modsum
+from experiments.parametrization import postln_modsum
 from research.experiment import Experiment, Required
 from research.layers import depth
 from research.layers.residual import Plain
