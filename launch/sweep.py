@@ -1,6 +1,7 @@
 """Train experiments at several values of an argument, and show them side by side.
 
-    python -m launch.sweep experiments/parametrization --over num_layers=12,48
+    python -m launch.sweep experiments/parametrization/*_modsum.py \\
+        --over num_layers=12,48
 
 Every file is trained at every value in a workdir of its own; what is there is gone on
 with, and what is done is only read. The table has a row for each experiment, and a
