@@ -23,8 +23,22 @@ from research.layers.initializers import Orthogonal, lecun
 State = Any
 """Of one layer: a tree of arrays (batch, hidden dim)."""
 
-Product = Callable[[Array], Array]
-"""The state, or part of it, times the next recurrent kernel, plus its bias."""
+
+class Product(NamedTuple):
+    """A product with the state that a cell needs at every position.
+
+    Attributes:
+      num_blocks: the width of its kernel in units of the hidden dimension.
+      added: it is only needed as a sum with as many blocks of the projected input.
+    """
+
+    num_blocks: int
+    added: bool = True
+
+
+Multiply = Callable[[Array], Any]
+"""Makes a cell's next product, of the state or part of it: gives the sum with the
+projected input, or both apart, the projected input first."""
 
 
 @runtime_checkable
@@ -32,20 +46,19 @@ class Cell(Protocol):
     """How a state moves by one position.
 
     Attributes:
-      products: the widths of the recurrent kernels, in units of the hidden dimension,
-        in the order in which `step` multiplies by them. Input and recurrent kernels
-        alike have one block of columns for each unit.
-      bias_offsets: added to the initial bias of each block.
+      products: in the order in which `step` makes them, which is that of their columns
+        in the input and in the recurrent kernel.
+      bias_offsets: added to the initial bias of each block of columns.
       kernel_init: of each block of the input kernel.
       recurrent_init: of each block of the recurrent kernel.
       bias_init: of the biases.
-      recurrent_bias: whether the products have a bias of their own, as they do in
-        PyTorch and cuDNN; where a product is only added to the projected input, it does
-        nothing that the input's bias does not.
+      recurrent_bias: whether products have a bias of their own, as they do in PyTorch
+        and cuDNN; where they are only added to the projected input, it does nothing
+        that the input's bias does not.
     """
 
     @property
-    def products(self) -> tuple[int, ...]: ...
+    def products(self) -> tuple[Product, ...]: ...
 
     @property
     def bias_offsets(self) -> tuple[float, ...]: ...
@@ -66,10 +79,8 @@ class Cell(Protocol):
         """The state before the first position, zero."""
         ...
 
-    def step(
-        self, state: State, projected: Float[Array, "batch width"], product: Product
-    ) -> State:
-        """The next state, from the input times its kernel, plus the bias."""
+    def step(self, state: State, multiply: Multiply) -> State:
+        """The next state."""
         ...
 
     def output(self, state: State) -> Float[Array, "*batch hidden_dim"]:
@@ -93,14 +104,14 @@ class RnnCell:
     bias_init: Initializer = nn.initializers.zeros
     recurrent_bias: bool = False
 
-    products = (1,)
+    products = (Product(1),)
     bias_offsets = (0.0,)
 
     def start(self, batch: int, hidden_dim: int, dtype: str) -> State:
         return jnp.zeros((batch, hidden_dim), dtype)
 
-    def step(self, state: State, projected: Array, product: Product) -> State:
-        return self.activation(projected + product(state))
+    def step(self, state: State, multiply: Multiply) -> State:
+        return self.activation(multiply(state))
 
     def output(self, state: State) -> Array:
         return state
@@ -132,7 +143,7 @@ class LstmCell:
     bias_init: Initializer = nn.initializers.zeros
     recurrent_bias: bool = False
 
-    products = (4,)
+    products = (Product(4),)
 
     @property
     def bias_offsets(self) -> tuple[float, ...]:
@@ -142,9 +153,8 @@ class LstmCell:
         zeros = jnp.zeros((batch, hidden_dim), dtype)
         return LstmState(zeros, zeros)
 
-    def step(self, state: State, projected: Array, product: Product) -> State:
-        gates = projected + product(state.hidden)
-        i, f, g, o = jnp.split(gates, 4, axis=-1)
+    def step(self, state: State, multiply: Multiply) -> State:
+        i, f, g, o = jnp.split(multiply(state.hidden), 4, axis=-1)
         cell = jax.nn.sigmoid(f) * state.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
         return LstmState(cell, jax.nn.sigmoid(o) * jnp.tanh(cell))
 
@@ -175,24 +185,19 @@ class GruCell:
     bias_offsets = (0.0, 0.0, 0.0)
 
     @property
-    def products(self) -> tuple[int, ...]:
-        return (2, 1) if self.reset_first else (3,)
+    def products(self) -> tuple[Product, ...]:
+        return Product(2), Product(1, added=self.reset_first)
 
     def start(self, batch: int, hidden_dim: int, dtype: str) -> State:
         return jnp.zeros((batch, hidden_dim), dtype)
 
-    def step(self, state: State, projected: Array, product: Product) -> State:
-        ends = [2 * state.shape[-1]]
-        gates, candidate = jnp.split(projected, ends, axis=-1)
+    def step(self, state: State, multiply: Multiply) -> State:
+        reset, kept = jnp.split(jax.nn.sigmoid(multiply(state)), 2, axis=-1)
         if self.reset_first:
-            gates = jax.nn.sigmoid(gates + product(state))
-            reset, kept = jnp.split(gates, 2, axis=-1)
-            candidate += product(reset * state)
+            candidate = multiply(reset * state)
         else:
-            to_gates, to_candidate = jnp.split(product(state), ends, axis=-1)
-            gates = jax.nn.sigmoid(gates + to_gates)
-            reset, kept = jnp.split(gates, 2, axis=-1)
-            candidate += reset * to_candidate
+            from_input, from_state = multiply(state)
+            candidate = from_input + reset * from_state
         return (1 - kept) * jnp.tanh(candidate) + kept * state
 
     def output(self, state: State) -> Array:
@@ -239,26 +244,32 @@ class Recurrent(nn.Module):
           segments: 1, 2, ... for sequences packed into a row, each of which begins at
             the cell's start, but for the first, which continues from `state`.
         """
-        cell, num_blocks = self.cell, sum(self.cell.products)
-        offsets = np.repeat(np.array(cell.bias_offsets, np.float32), self.hidden_dim)
-        projected = nn.Dense(
-            num_blocks * self.hidden_dim,
-            kernel_init=_by_blocks(cell.kernel_init, num_blocks),
-            bias_init=lambda *args: cell.bias_init(*args) + offsets,
-            dtype=self.dtype,
-            name="input",
-        )(jnp.swapaxes(x, 0, 1))
-        kernel, bias = _RecurrentWeights(cell, self.hidden_dim, name="recurrent")()
+        cell, (batch, length, dim) = self.cell, x.shape
         if state is None:
-            state = cell.start(x.shape[0], self.hidden_dim, self.state_dtype)
+            state = cell.start(batch, self.hidden_dim, self.state_dtype)
         state = jax.tree.map(lambda leaf: leaf.astype(self.state_dtype), state)
-        inputs = _Inputs(
-            projected,
+        kernels, biases = _InputWeights(cell, self.hidden_dim, name="input")(dim)
+        recurrent, apart = _RecurrentWeights(cell, self.hidden_dim, name="recurrent")()
+        for k, product in enumerate(cell.products):
+            bias = apart[k]
+            if product.added and bias is not None:
+                biases[k], apart[k] = biases[k] + bias, None
+
+        # Of two axes: with three, XLA's CPU transposes what the kernels' gradients are
+        # products of.
+        flat = jnp.swapaxes(x, 0, 1).reshape(-1, dim).astype(self.dtype)
+
+        def project(kernel: Array, bias: Array) -> Array:
+            out = flat @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None]
+            return out.reshape(length, batch, -1)
+
+        run = _make_scan(cell, self.reverse, self.unroll, self.dtype, self.state_dtype)
+        flags = _Flags(
             None if valid is None else valid.T[..., None],
             None if segments is None else _begins(segments, self.reverse).T[..., None],
         )
-        run = _make_scan(cell, self.reverse, self.unroll, self.dtype, self.state_dtype)
-        outputs, state = run(kernel, bias, state, inputs)
+        projected = [*map(project, kernels, biases)]
+        outputs, state = run(recurrent, apart, state, projected, flags)
         outputs = jnp.swapaxes(outputs, 0, 1).astype(self.dtype)
         if valid is not None:
             outputs = jnp.where(valid[..., None], outputs, 0)
@@ -373,21 +384,51 @@ def reverse_valid(
     )
 
 
-class _RecurrentWeights(nn.Module):
-    """The kernels of a cell's products side by side, and their biases."""
+class _InputWeights(nn.Module):
+    """Kernels and biases of the input, one for each of a cell's products.
+
+    As parameters they lie side by side.
+    """
 
     cell: Cell
     hidden_dim: int
 
     @nn.compact
-    def __call__(self) -> tuple[Array, Array | None]:
-        num_blocks = sum(self.cell.products)
-        init = _by_blocks(self.cell.recurrent_init, num_blocks)
-        shape = (self.hidden_dim, num_blocks * self.hidden_dim)
-        kernel = self.param("kernel", init, shape)
-        if not self.cell.recurrent_bias:
-            return kernel, None
-        return kernel, self.param("bias", self.cell.bias_init, shape[1:])
+    def __call__(self, dim: int) -> tuple[list[Array], list[Array]]:
+        cell, (ends, width) = self.cell, _columns(self.cell, self.hidden_dim)
+        offsets = np.repeat(np.array(cell.bias_offsets, np.float32), self.hidden_dim)
+        kernel_init = _by_blocks(cell.kernel_init, len(cell.bias_offsets))
+        kernel = self.param("kernel", kernel_init, (dim, width))
+
+        def bias_init(*args: Any) -> Array:
+            return cell.bias_init(*args) + offsets
+
+        bias = self.param("bias", bias_init, (width,))
+        return jnp.split(kernel, ends, axis=1), jnp.split(bias, ends)
+
+
+class _RecurrentWeights(nn.Module):
+    """Kernels of a cell's products, and their biases or None for each."""
+
+    cell: Cell
+    hidden_dim: int
+
+    @nn.compact
+    def __call__(self) -> tuple[list[Array], list[Array | None]]:
+        cell, (ends, width) = self.cell, _columns(self.cell, self.hidden_dim)
+        kernel_init = _by_blocks(cell.recurrent_init, len(cell.bias_offsets))
+        kernel = self.param("kernel", kernel_init, (self.hidden_dim, width))
+        kernels = jnp.split(kernel, ends, axis=1)
+        if not cell.recurrent_bias:
+            return kernels, [None] * len(kernels)
+        bias = self.param("bias", cell.bias_init, (width,))
+        return kernels, [*jnp.split(bias, ends)]
+
+
+def _columns(cell: Cell, hidden_dim: int) -> tuple[list[int], int]:
+    """Where the products' columns are cut apart, and the width of all of them."""
+    *ends, width = np.cumsum([product.num_blocks for product in cell.products])
+    return [int(end) * hidden_dim for end in ends], int(width) * hidden_dim
 
 
 def _by_blocks(init: Initializer, num_blocks: int) -> Initializer:
@@ -405,16 +446,9 @@ def _by_blocks(init: Initializer, num_blocks: int) -> Initializer:
     return draw
 
 
-class _Inputs(NamedTuple):
-    """What a scan goes along: of every position, or of one.
+class _Flags(NamedTuple):
+    """Of positions: whether the state moves there, and whether from the start."""
 
-    Attributes:
-      projected: the input times its kernel.
-      valid: whether the state moves.
-      begins: whether it moves from the cell's start.
-    """
-
-    projected: Float[Array, "*length batch width"]
     valid: Bool[Array, "*length batch 1"] | None
     begins: Bool[Array, "*length batch 1"] | None
 
@@ -430,109 +464,115 @@ def _begins(
 def _make_scan(
     cell: Cell, reverse: bool, unroll: int, dtype: str, state_dtype: str
 ) -> Callable[..., tuple[Array, State]]:
-    """`run(kernel, bias, state, inputs) -> (outputs, final state)`, time first.
+    """`run(kernels, biases, state, projected, flags) -> (outputs, final state)`.
 
-    Its gradient is our own, for the sake of the kernel's: a transposed scan would add
-    one small product to it at every position (and on several devices reduce it there).
-    Here the backward scan only gathers what those products are of.
+    Time comes first. `kernels`, `biases` and `projected` are lists over the cell's
+    products, of which only those that are kept apart may have a bias.
+
+    Its gradient is our own, for the sake of the kernels': a transposed scan would add
+    one small product to them at every position (and on several devices reduce it
+    there). Here the backward scan only gathers what those products are of.
     """
+    added = [product.added for product in cell.products]
 
-    def move(state: State, inputs: _Inputs, product: Product) -> tuple[State, Array]:
+    def move(state: State, flags: _Flags, multiply: Multiply) -> tuple[State, Array]:
         """The next state and its output."""
-        old, projected = state, inputs.projected.astype(state_dtype)
-        if inputs.begins is not None:
-            state = _where(inputs.begins, jax.tree.map(jnp.zeros_like, state), state)
-        state = cell.step(state, projected, product)
-        if inputs.valid is not None:
-            state = _where(inputs.valid, state, old)
+        old = state
+        if flags.begins is not None:
+            state = _where(flags.begins, jax.tree.map(jnp.zeros_like, state), state)
+        state = cell.step(state, multiply)
+        if flags.valid is not None:
+            state = _where(flags.valid, state, old)
         return state, cell.output(state)
 
     def matmul(x: Array, kernel: Array) -> Array:
         return jnp.matmul(x.astype(dtype), kernel, preferred_element_type=state_dtype)
 
-    def split(weights: Array) -> list[Array]:
-        """One part for each product."""
-        ends = np.cumsum(cell.products) * weights.shape[-1] // sum(cell.products)
-        return jnp.split(weights, ends[:-1], axis=-1)
+    def forward(
+        kernels: list[Array],
+        biases: list[Array | None],
+        first: State,
+        projected: list[Array],
+        flags: _Flags,
+    ) -> Any:
+        cast = [kernel.astype(dtype) for kernel in kernels]
 
-    def forward(kernel: Array, bias: Array | None, first: State, inputs: _Inputs):
-        kernels = split(kernel.astype(dtype))
-        biases = [None] * len(kernels) if bias is None else split(bias[None])
+        def body(state: State, step: tuple[list[Array], _Flags]) -> Any:
+            (projected, flags), sums = step, []
 
-        def body(state: State, inputs: _Inputs):
-            sums = []
+            def multiply(x: Array) -> Any:
+                k = len(sums)
+                from_input, bias = projected[k].astype(state_dtype), biases[k]
+                total = matmul(x, cast[k])
+                if bias is not None:
+                    total += bias.astype(state_dtype)[None]
+                if added[k]:
+                    total += from_input
+                sums.append(total)
+                return total if added[k] else (from_input, total)
 
-            def product(x: Array) -> Array:
-                out = matmul(x, kernels[len(sums)])
-                bias = biases[len(sums)]
-                sums.append(out if bias is None else out + bias.astype(state_dtype))
-                return sums[-1]
-
-            state, output = move(state, inputs, product)
-            return state, (output, state, sums)
+            moved, output = move(state, flags, multiply)
+            return moved, (output, state, sums)
 
         last, (outputs, states, sums) = jax.lax.scan(
-            body, first, inputs, reverse=reverse, unroll=unroll
+            body, first, (projected, flags), reverse=reverse, unroll=unroll
         )
-        return (outputs, last), (kernel, bias, first, inputs, states, sums)
+        apart = [x for k, x in enumerate(projected) if not added[k]]
+        return (outputs, last), (kernels, biases, states, apart, flags, sums)
 
-    def backward(residuals: Any, gradients: tuple[Array, State]):
-        kernel, bias, first, inputs, states, sums = residuals
-        transposed = [part.T for part in split(kernel.astype(dtype))]
-
-        def body(d_state: State, step: Any):
-            d_output, state, inputs, sums = step
-            factors = []
-
-            def local(state: State, projected: Array, sums: list[Array]):
-                factors.clear()
-
-                def product(x: Array) -> Array:
-                    k = len(factors)
-                    factors.append(x)
-                    return replay(x, sums[k], transposed[k])
-
-                moved = move(state, inputs._replace(projected=projected), product)
-                return moved, list(factors)
-
-            _, pull, factors = jax.vjp(
-                local, state, inputs.projected, sums, has_aux=True
-            )
-            d_state, d_projected, d_sums = pull((d_state, d_output))
-            return d_state, (d_projected, d_sums, factors)
+    def backward(residuals: Any, gradients: tuple[Array, State]) -> Any:
+        kernels, biases, states, apart, flags, sums = residuals
+        transposed = [kernel.astype(dtype).T for kernel in kernels]
 
         @jax.custom_vjp
-        def replay(x: Array, out: Array, transposed: Array) -> Array:
-            """The product, whose value is known."""
-            return out
+        def replay(x: Array, total: Array, transposed: Array) -> Array:
+            """The sum with a product of x, whose value is known."""
+            return total
 
         replay.defvjp(
-            lambda x, out, transposed: (out, (x, transposed)),
-            lambda saved, d: (matmul(d, saved[1]).astype(saved[0].dtype), d, None),
+            lambda x, total, transposed: (total, transposed),
+            lambda transposed, d: (matmul(d, transposed), d, None),
         )
+
+        def body(d_state: State, step: Any) -> Any:
+            d_output, state, apart, flags, sums = step
+
+            def local(state: State, apart: list[Array], sums: list[Array]) -> Any:
+                factors, left = [], iter(apart)
+
+                def multiply(x: Array) -> Any:
+                    k = len(factors)
+                    factors.append(x)
+                    total = replay(x, sums[k], transposed[k])
+                    if added[k]:
+                        return total
+                    return next(left).astype(state_dtype), total
+
+                return move(state, flags, multiply), factors
+
+            _, pull, factors = jax.vjp(local, state, apart, sums, has_aux=True)
+            d_state, d_apart, d_sums = pull((d_state, d_output))
+            return d_state, (d_apart, d_sums, factors)
+
         d_outputs, d_last = gradients
-        before = jax.tree.map(lambda a, b: _shifted(a, b, reverse), first, states)
-        d_first, (d_projected, d_sums, factors) = jax.lax.scan(
+        d_first, (d_apart, d_sums, factors) = jax.lax.scan(
             body,
             d_last,
-            (d_outputs, before, inputs, sums),
+            (d_outputs, states, apart, flags, sums),
             reverse=not reverse,
             unroll=unroll,
         )
-        d_kernel = [
-            jnp.einsum(
-                "lbh,lbf->hf",
-                x.astype(dtype),
-                d.astype(dtype),
-                preferred_element_type=jnp.float32,
+        d_kernels, d_biases, d_projected, left = [], [], [], iter(d_apart)
+        for k, d_sum in enumerate(d_sums):
+            d_projected.append(d_sum.astype(dtype) if added[k] else next(left))
+            x = factors[k].reshape(-1, factors[k].shape[-1]).astype(dtype)
+            d = d_sum.reshape(-1, d_sum.shape[-1])
+            d_kernel = jnp.matmul(
+                x.T, d.astype(dtype), preferred_element_type=jnp.float32
             )
-            for x, d in zip(factors, d_sums, strict=True)
-        ]
-        d_kernel = jnp.concatenate(d_kernel, axis=-1).astype(kernel.dtype)
-        d_bias = None
-        if bias is not None:
-            d_bias = jnp.concatenate([d.sum((0, 1)) for d in d_sums]).astype(bias.dtype)
-        return d_kernel, d_bias, d_first, _Inputs(d_projected, None, None)
+            d_kernels.append(d_kernel.astype(kernels[k].dtype))
+            d_biases.append(None if biases[k] is None else d.sum(0))
+        return d_kernels, d_biases, d_first, d_projected, None
 
     run = jax.custom_vjp(lambda *args: forward(*args)[0])
     run.defvjp(forward, backward)
@@ -541,10 +581,3 @@ def _make_scan(
 
 def _where(flag: Array, state: State, other: State) -> State:
     return jax.tree.map(lambda a, b: jnp.where(flag, a, b), state, other)
-
-
-def _shifted(first: Array, states: Array, reverse: bool) -> Array:
-    """The state before each position, given that after each."""
-    if reverse:
-        return jnp.concatenate([states[1:], first[None]])
-    return jnp.concatenate([first[None], states[:-1]])

@@ -72,28 +72,31 @@ def test_gradients_are_those_of_a_plain_loop(cell, reverse):
     weights = jnp.asarray(np.random.default_rng(1).normal(size=(BATCH, LENGTH, HIDDEN)))
 
     def plain(params, x, state):
-        def product(x, kernels):
-            kernel, bias = kernels.pop(0)
-            return x @ kernel + bias
+        """The cell along the positions, differentiated by JAX."""
+        ends = np.cumsum([product.num_blocks for product in cell.products])[:-1]
+        weights = jax.tree.map(
+            lambda leaf: jnp.split(leaf, ends * HIDDEN, axis=-1), params
+        )
+        inputs, recurrent = weights["input"], weights["recurrent"]
+        order = range(LENGTH)[:: -1 if reverse else 1]
+        outputs, before = [None] * LENGTH, None
+        for t in order:
+            count = iter(range(len(cell.products)))
 
-        recurrent = params["recurrent"]
-        outputs, order = [None] * LENGTH, range(LENGTH)
-        begins = {False: lambda t: t - 1, True: lambda t: t + 1}[reverse]
-        for t in order[:: -1 if reverse else 1]:
-            kernels, end = [], 0
-            for width in cell.products:
-                part = slice(end, end := end + width * HIDDEN)
-                bias = recurrent.get("bias", jnp.zeros(1000))[part][None]
-                kernels.append((recurrent["kernel"][:, part], bias))
-            before = begins(t)
+            def multiply(h, t=t, count=count):
+                k = next(count)
+                projected = x[:, t] @ inputs["kernel"][k] + inputs["bias"][k][None]
+                product = h @ recurrent["kernel"][k]
+                if "bias" in recurrent:
+                    product += recurrent["bias"][k][None]
+                apart = projected, product
+                return sum(apart) if cell.products[k].added else apart
+
             old = state
-            if 0 <= before < LENGTH:
+            if before is not None:
                 same = (segments[:, before] == segments[:, t])[:, None]
                 state = jax.tree.map(lambda s, k=same: jnp.where(k, s, 0), state)
-            projected = x[:, t] @ params["input"]["kernel"]
-            projected += params["input"]["bias"][None]
-            new = cell.step(state, projected, partial(product, kernels=kernels))
-            keep = VALID[:, t, None]
+            new, keep, before = cell.step(state, multiply), VALID[:, t, None], t
             state = jax.tree.map(lambda n, o, k=keep: jnp.where(k, n, o), new, old)
             outputs[t] = jnp.where(keep, cell.output(state), 0)
         return jnp.stack(outputs, axis=1), state
