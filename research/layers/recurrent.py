@@ -244,24 +244,23 @@ class Recurrent(nn.Module):
           segments: 1, 2, ... for sequences packed into a row, each of which begins at
             the cell's start, but for the first, which continues from `state`.
         """
-        cell, (batch, length, dim) = self.cell, x.shape
+        cell = self.cell
         if state is None:
-            state = cell.start(batch, self.hidden_dim, self.state_dtype)
+            state = cell.start(x.shape[0], self.hidden_dim, self.state_dtype)
         state = jax.tree.map(lambda leaf: leaf.astype(self.state_dtype), state)
-        kernels, biases = _InputWeights(cell, self.hidden_dim, name="input")(dim)
+        weights = _InputWeights(cell, self.hidden_dim, name="input")
+        kernels, biases = weights(x.shape[-1])
         recurrent, apart = _RecurrentWeights(cell, self.hidden_dim, name="recurrent")()
         for k, product in enumerate(cell.products):
             bias = apart[k]
             if product.added and bias is not None:
                 biases[k], apart[k] = biases[k] + bias, None
 
-        # Of two axes: with three, XLA's CPU transposes what the kernels' gradients are
-        # products of.
-        flat = jnp.swapaxes(x, 0, 1).reshape(-1, dim).astype(self.dtype)
+        inputs = jnp.swapaxes(x, 0, 1).astype(self.dtype)
 
         def project(kernel: Array, bias: Array) -> Array:
-            out = flat @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None]
-            return out.reshape(length, batch, -1)
+            out = _project(inputs, kernel.astype(self.dtype))
+            return out + bias.astype(self.dtype)[None, None]
 
         run = _make_scan(cell, self.reverse, self.unroll, self.dtype, self.state_dtype)
         flags = _Flags(
@@ -564,19 +563,42 @@ def _make_scan(
         )
         d_kernels, d_biases, d_projected, left = [], [], [], iter(d_apart)
         for k, d_sum in enumerate(d_sums):
-            d_projected.append(d_sum.astype(dtype) if added[k] else next(left))
-            x = factors[k].reshape(-1, factors[k].shape[-1]).astype(dtype)
-            d = d_sum.reshape(-1, d_sum.shape[-1])
-            d_kernel = jnp.matmul(
-                x.T, d.astype(dtype), preferred_element_type=jnp.float32
-            )
+            d = d_sum.astype(dtype)
+            d_projected.append(d if added[k] else next(left))
+            d_kernel = _kernel_gradient(factors[k].astype(dtype), d)
             d_kernels.append(d_kernel.astype(kernels[k].dtype))
-            d_biases.append(None if biases[k] is None else d.sum(0))
+            d_biases.append(None if biases[k] is None else d_sum.sum((0, 1)))
         return d_kernels, d_biases, d_first, d_projected, None
 
     run = jax.custom_vjp(lambda *args: forward(*args)[0])
     run.defvjp(forward, backward)
     return run
+
+
+@jax.custom_vjp
+def _project(
+    x: Float[Array, "length batch dim"], kernel: Float[Array, "dim width"]
+) -> Float[Array, "length batch width"]:
+    return x @ kernel
+
+
+def _project_backward(saved: tuple[Array, Array], d: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    return d @ kernel.T, _kernel_gradient(x, d).astype(kernel.dtype)
+
+
+_project.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _project_backward)
+
+
+def _kernel_gradient(
+    x: Float[Array, "length batch dim"], d: Float[Array, "length batch width"]
+) -> Float[Array, "dim width"]:
+    """That of x's product, in float32.
+
+    In this order: as JAX has it, d times x, XLA's CPU transposes the wider of the two,
+    which takes as long as the product.
+    """
+    return jnp.tensordot(x, d, ((0, 1), (0, 1)), preferred_element_type=jnp.float32)
 
 
 def _where(flag: Array, state: State, other: State) -> State:

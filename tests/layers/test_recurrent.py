@@ -1,9 +1,11 @@
+import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from research.errors import UserError
 from research.layers.initializers import within
@@ -20,6 +22,7 @@ from tests.layers import slow, slow_recurrent
 
 BATCH, LENGTH, DIM, HIDDEN = 3, 6, 4, 5
 LENGTHS = np.array([6, 4, 1])
+BODY = re.compile(r"body=%([\w.\-]+)")
 VALID = jnp.arange(LENGTH)[None] < LENGTHS[:, None]
 X = jnp.asarray(np.random.default_rng(0).normal(size=(BATCH, LENGTH, DIM)), jnp.float32)
 
@@ -173,6 +176,36 @@ def test_packed_sequences_are_apart(reverse):
     y, _ = slow.apply(layer, params, X, None, None, segments)
     alone = [slow.apply(layer, params, X[:, i:j])[0] for i, j in ((0, 2), (2, 5))]
     np.testing.assert_allclose(y[:, :5], jnp.concatenate(alone, axis=1), atol=1e-6)
+
+
+def test_each_device_has_its_rows_and_sums_gradients_once():
+    """Nothing of a batch is gathered, and no loop waits for other devices."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole = NamedSharding(mesh, PartitionSpec())
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    stack, x = RecurrentStack(HIDDEN, 2, GruCell()), jnp.ones((8, LENGTH, DIM))
+    params = slow.random_params(stack, x)
+
+    def gradient(params, x):
+        def loss(params):
+            return jnp.square(stack.apply({"params": params}, x)[0]).sum()
+
+        return jax.grad(loss)(params)
+
+    grad = slow.jit(gradient, in_shardings=(whole, rows), out_shardings=whole)
+    text = grad.lower(params, x).compile().as_text()
+    loops = [
+        text.split(f"\n%{name} ")[1].split("\n}")[0] for name in BODY.findall(text)
+    ]
+    assert len(loops) == 4 and not any("all-reduce" in loop for loop in loops)
+    assert (
+        "all-reduce" in text and "all-gather" not in text and "all-to-all" not in text
+    )
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        grad(params, x),
+        slow.jit(gradient)(params, x),
+    )
 
 
 def test_where_the_reset_gate_acts():
