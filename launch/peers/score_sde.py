@@ -197,7 +197,11 @@ def same_or_nearest_unet(
         try:
             unet2d.save(folder, network, variables, task.image_shape[:2])
         except UserError:
-            return nearest_unet(network, task.image_shape), False
+            nearest = nearest_unet(network, task.image_shape)
+            # Ours starts near 0, and so few evaluations solve its ODE.
+            for leaf in nearest.conv_out.parameters():
+                torch.nn.init.zeros_(leaf)
+            return nearest, False
         return UNet2DModel.from_pretrained(folder), True
 
 
