@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from launch import bench_decoding, bench_recurrent
 from launch.bench_samplers import samplers
-from launch.peers import pytorch, score_sde, seq2seq
+from launch.peers import decoding, pytorch, recurrent, score_sde, seq2seq
 from research.diffusion.parameterizations import ScaledScore
 from research.diffusion.processes import VE, probability_flow
 from research.errors import UserError
@@ -251,3 +252,32 @@ def test_the_transformer_is_as_large_as_ours_and_as_dear():
 def test_what_is_no_translation_has_no_peer_there():
     with pytest.raises(UserError, match="trains ScoreMatching with ScoreUNet"):
         seq2seq.contenders(load(DIGITS), {})
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_generators_find_the_tokens_that_ours_finds(beam_size, tmp_path, monkeypatch):
+    small = {"vocab_size": 50, "decoder_vocab_size": 50, "pad_token_id": 49}
+    small |= {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2}
+    small |= dict.fromkeys(["encoder_ffn_dim", "decoder_ffn_dim"], 32)
+    small |= dict.fromkeys(["encoder_attention_heads", "decoder_attention_heads"], 2)
+    monkeypatch.setattr(bench_decoding, "OPUS", {**bench_decoding.OPUS, **small})
+    bench_decoding.fresh(str(tmp_path))
+    source = np.random.default_rng(0).integers(4, 49, (3, 6))
+    work = bench_decoding.Workload(str(tmp_path), source, 8, beam_size, 49)
+    eager, compiled = decoding.generators(work)
+    assert eager.name.endswith("eager") and compiled.name.endswith("compiled")
+    timings, agreed = bench_decoding.bench(work, [eager], repeats=1)
+    assert agreed == {eager.name: 1.0}
+    assert timings[0].name == "ours"
+    assert all(timing.examples_per_second > 0 for timing in timings)
+
+
+@pytest.mark.parametrize("name", list(bench_recurrent.CELLS))
+def test_recurrent_layers_have_as_many_parameters(name):
+    x, weight = (np.ones((2, 3, width), np.float32) for width in (4, 5))
+    work = bench_recurrent.Workload(x, weight, num_layers=2)
+    eager, compiled = recurrent.layers(work, name)
+    contender = bench_recurrent.ours(work, bench_recurrent.CELLS[name])
+    assert contender.num_params == eager.num_params == compiled.num_params
+    for one in (contender, eager):
+        one.step()
