@@ -96,24 +96,27 @@ class Prepend:
 
 @dataclass(frozen=True)
 class PadTo:
-    """Zeros at the end of each part, up to `length` elements."""
+    """`pad`, mostly 0, at the end of each part, up to `length` elements."""
 
     length: int
     parts: tuple[str, ...] = ("tokens",)
+    pad: int = PAD
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         """The example with parts of one length; a longer one raises UserError."""
-        return example | {n: padded(example[n], self.length, n) for n in self.parts}
+        return example | {
+            n: padded(example[n], self.length, n, self.pad) for n in self.parts
+        }
 
 
-def padded(values: np.ndarray, length: int, name: str) -> np.ndarray:
-    """`values` with zeros up to `length`; `name` is what UserError calls them."""
+def padded(values: np.ndarray, length: int, name: str, pad: int = PAD) -> np.ndarray:
+    """`values`, then `pad` up to `length`; `name` is what UserError calls them."""
     if len(values) > length:
         raise UserError(
             f"PadTo({length}): {name!r} has {len(values)} elements already: put "
             f"Truncate({length}) before it, or leave such examples out with NoLonger"
         )
-    return np.pad(values, (0, length - len(values)), constant_values=PAD)
+    return np.pad(values, (0, length - len(values)), constant_values=pad)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ The published ones differ in a few places, each a setting of `Decoder`:
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -443,6 +443,9 @@ class RecurrentSeq2Seq(nn.Module):
       dtype: of the logits' product; the logits are float32.
     """
 
+    pad: ClassVar[int] = 0
+    """The token that is padding."""
+
     embedding: TokenEmbedding
     encoder: RecurrentStack
     decoder: Decoder
@@ -481,8 +484,8 @@ class RecurrentSeq2Seq(nn.Module):
     def encode(
         self, source: Int[Array, "batch length"], *, train: bool = False
     ) -> DecoderState:
-        """The decoder's state before the first token; token 0 is padding."""
-        valid = source != 0
+        """The decoder's state before the first token."""
+        valid = source != self.pad
         if self.reverse_source:
             source = reverse_valid(source, valid)
         x = (self.source_embedding or self.embedding)(source, train=train)

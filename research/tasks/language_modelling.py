@@ -50,7 +50,8 @@ class LanguageModelling:
             segments=segments,
             positions=batch.get("positions"),
         )
-        loss, metrics = token_loss(logits, tokens, token_weights(tokens, batch))
+        weights = token_weights(tokens, batch, segments)
+        loss, metrics = token_loss(logits, tokens, weights)
         return loss, (metrics, changed)
 
     def generate(

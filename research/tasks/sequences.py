@@ -31,13 +31,18 @@ def shift(
 
 
 def token_weights(
-    tokens: Int[Array, "batch length"], batch: Batch
+    tokens: Int[Array, "batch length"],
+    batch: Batch,
+    segments: Int[Array, "batch length"] | None = None,
+    pad: int = PAD,
 ) -> Float[Array, "batch length"]:
     """What each token counts: `weights` of the batch, else 1 for all but padding.
 
-    Rows that stand for no example (`mask`) count nothing.
+    Padding is what has `segments` 0, or, without them, is the token `pad`. Rows that
+    stand for no example (`mask`) count nothing.
     """
-    weights = batch.get("weights", tokens != PAD).astype(jnp.float32)
+    real = tokens != pad if segments is None else segments > 0
+    weights = batch.get("weights", real).astype(jnp.float32)
     return weights * batch["mask"][:, None] if "mask" in batch else weights
 
 

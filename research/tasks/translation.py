@@ -12,7 +12,6 @@ from research.tasks.base import Batch, Metrics, Variables
 from research.tasks.sequences import (
     BEGIN,
     END,
-    PAD,
     apply,
     shift,
     token_loss,
@@ -29,7 +28,8 @@ class Translation:
         and, where the batch has them, `source_segments`, `target_segments`,
         `source_positions` and `target_positions`; returns the logits (batch, target
         length, vocab size). Its `decoding(variables, source, max_length)` gives what
-        `research.decoding.search` needs.
+        `research.decoding.search` needs, and its `pad` is the token that fills up rows
+        of either side.
       smoothing: of the labels in training (Szegedy et al. 2016).
       begin: stands before the first target token.
       end: is the last target token.
@@ -69,7 +69,7 @@ class Translation:
             target_positions=batch.get("target_positions"),
         )
         smoothing = self.smoothing if train else 0.0
-        weights = token_weights(target, batch)
+        weights = token_weights(target, batch, segments, self.network.pad)
         loss, metrics = token_loss(logits, target, weights, smoothing)
         return loss, (metrics, changed)
 
@@ -83,12 +83,12 @@ class Translation:
 
         Without what stands before the first token.
         """
-        source = batch["source"]
+        source, pad = batch["source"], self.network.pad
         rows, length = source.shape
         max_length = length + self.extra_length + 1
         step, state, reorder = self.network.decoding(variables, source, max_length)
         prompt = jnp.full((rows, 1), self.begin, jnp.int32)
-        limits = (source != PAD).sum(1) + self.extra_length + 1
+        limits = (source != pad).sum(1) + self.extra_length + 1
         if self.beam_size == 1:
             found = generate(
                 step,
@@ -96,7 +96,7 @@ class Translation:
                 prompt,
                 max_length=max_length,
                 eos=self.end,
-                pad=PAD,
+                pad=pad,
                 limits=limits,
             )
             return found.tokens[:, 1:]
@@ -107,7 +107,7 @@ class Translation:
             beam_size=self.beam_size,
             max_length=max_length,
             eos=self.end,
-            pad=PAD,
+            pad=pad,
             length_penalty=self.length_penalty,
             stop=self.stop,
             limits=limits,

@@ -79,6 +79,8 @@ def test_ids_are_added_and_cut_off():
     weights = {"weights": np.ones(2, np.float32)}
     padded = apply(PadTo(3, ("weights",)), weights)
     assert same(padded, weights=np.array([1, 1, 0], np.float32))
+    other = apply(PadTo(3, ("target",), pad=9), pair)["target"]
+    assert other.tolist() == [8, 9, 9]
     message = r"PadTo\(2\): 'source' has 3 elements already: put Truncate\(2\)"
     with pytest.raises(UserError, match=message):
         apply(PadTo(2, both), pair)

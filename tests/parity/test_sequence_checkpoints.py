@@ -32,6 +32,7 @@ from research.decoding.sampling import Forbid, Greedy, NoRepeatNgram
 from research.decoding.scoring import Power, no_better_now
 from research.decoding.search import beam_search, generate
 from research.layers.positions import Sinusoidal, relative_bucket
+from research.tasks.translation import Translation
 from tests.layers import slow
 
 TOLERANCE = 1e-5  # of the largest element of the output
@@ -319,6 +320,42 @@ def test_generation_token_for_token(folders, name, num_beams):
         assert (row[length:] == pad).all()
         lengths.add(length)
     assert len(lengths) > 2 and len(set(map(tuple, tokens))) > 3
+
+
+def test_the_loss_of_fine_tuning(folders):
+    """Of targets that end with token 0 and are padded with another, and its gradient.
+
+    Theirs leaves out what is labelled -100.
+    """
+    there = reference("marian")
+    pad, eos = there.config.pad_token_id, there.config.eos_token_id
+    source, target = padded(pad, 7, 4, 1), padded(pad, 5, 2, 7)
+    for row, length in enumerate((5, 2, 7)):
+        target[row, length - 1] = eos
+    there.zero_grad()
+    labels = torch.tensor(np.where(target == pad, -100, target))
+    given = dict(input_ids=torch.tensor(source), labels=labels)
+    loss = there(**given, attention_mask=given["input_ids"] != pad).loss
+    loss.backward()
+
+    model, variables = pretrained.load(str(folders("marian")))
+    task = Translation(model, smoothing=0.0, begin=pad, end=eos)
+    batch = {"source": jnp.asarray(source), "target": jnp.asarray(target)}
+
+    @slow.jit
+    def run(params, batch):
+        loss = lambda p: task.loss({"params": p}, batch, jax.random.key(0), False)  # noqa: E731
+        (value, (metrics, _)), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return value, metrics["loss"][1], grads["embedding"]["embedding"]
+
+    value, count, gradient = run(variables["params"], batch)
+    assert eos == 0 and pad > 0 and count == 5 + 2 + 7
+    np.testing.assert_allclose(value, loss.item(), rtol=1e-5)
+    expected = there.model.shared.weight.grad.numpy()
+    there.zero_grad()
+    # Theirs has no gradient of padding's vector; what stands before a target is that.
+    ours, expected = (np.delete(g, pad, axis=0) for g in (gradient, expected))
+    np.testing.assert_allclose(ours, expected, atol=1e-5 * abs(expected).max())
 
 
 @pytest.mark.parametrize("num_buckets", [32, 8])

@@ -29,7 +29,7 @@ from research.tasks.language_modelling import (
     MaskedLanguageModelling,
 )
 from research.tasks.sequence_classification import SequenceClassification
-from research.tasks.sequences import shift
+from research.tasks.sequences import shift, token_weights
 from research.tasks.translation import Translation
 from tests.layers import slow
 
@@ -151,6 +151,35 @@ def test_a_fitted_model_translates(beam_size):
     assert said.shape == (2, 5 + 2)  # a source of five, and two more at the most
     np.testing.assert_array_equal(said[:, :6], TOKENS)
     assert not said[:, 6:].any()
+
+
+def test_padding_is_what_the_network_says():
+    """With 0 and 11 in each other's place nothing changes but their names."""
+    task, batch = TASKS["translation"]
+    variables, _ = fit("translation")
+    names = jnp.arange(VOCAB).at[jnp.array([0, 11])].set(jnp.array([11, 0]))
+    other = replace(task, network=replace(task.network, pad=11))
+    table = variables["params"]["embedding"]["embedding"][names]
+    renamed = {"params": {**variables["params"], "embedding": {"embedding": table}}}
+    run = slow.jit(
+        lambda task, variables, batch: (
+            task.loss(variables, batch, RNG, False)[1][0],
+            task.translate(variables, batch, RNG),
+        ),
+        static_argnums=0,
+    )
+    expected, said = run(task, variables, batch)
+    ours, again = run(other, renamed, jax.tree.map(lambda x: names[x], batch))
+    assert ours["loss"][1] == 11
+    for name, pair in expected.items():
+        np.testing.assert_allclose(ours[name], pair, rtol=1e-5)
+    np.testing.assert_array_equal(names[again], said)
+
+
+def test_packed_padding_is_what_is_in_no_segment():
+    tokens, segments = jnp.array([[5, 0, 1, 0]]), jnp.array([[1, 1, 1, 0]])
+    np.testing.assert_array_equal(token_weights(tokens, {}, segments), [[1, 1, 1, 0]])
+    np.testing.assert_array_equal(token_weights(tokens, {}, pad=1), [[1, 1, 0, 1]])
 
 
 def test_shifting_begins_anew_with_each_segment():
