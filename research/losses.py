@@ -111,6 +111,14 @@ def cross_entropy(
     return -jnp.take_along_axis(log_probabilities, label[:, None], axis=-1)[:, 0]
 
 
+def soft_cross_entropy(
+    logits: Float[Array, "batch classes"], target: Float[Array, "batch classes"]
+) -> Float[Array, "batch"]:
+    """-sum_c target[c] log softmax(logits)[c] of each example, in float32."""
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.sum(target * log_probabilities, axis=-1)
+
+
 def token_cross_entropy(
     logits: Float[Array, "batch length vocab"],
     tokens: Int[Array, "batch length"],
