@@ -88,7 +88,10 @@ class Attention(HasCore):
       num_kv_heads: of keys and values, divides `num_heads`; None is for as many.
       core: mixes the values.
       rotary: turns queries and keys by their positions.
+      match: changes queries and keys before the core compares them, such as `Cosine`;
+        built with `num_heads` and `name`. None is for what they are.
       use_bias: of the projections to queries, keys and values.
+      use_key_bias: of the projection to keys; None is for `use_bias`.
       use_out_bias: of the projection of the output; None is for `use_bias`.
       kernel_init: of the projections' kernels.
       query_init, value_init, out_init: of these; None is for `kernel_init`.
@@ -104,7 +107,9 @@ class Attention(HasCore):
     num_kv_heads: int | None = None
     core: Core = Softmax()
     rotary: Rotation | None = None
+    match: Callable[..., nn.Module] | None = None
     use_bias: bool = True
+    use_key_bias: bool | None = None
     use_out_bias: bool | None = None
     kernel_init: Initializer = xavier()
     query_init: Initializer | None = None
@@ -123,6 +128,8 @@ class Attention(HasCore):
         mask: Mask = SEES_ALL,
         bias: Bias | None = None,
         positions: Int[Array, "#batch queries"] | None = None,
+        code: Float[Array, "#batch queries dim"] | None = None,
+        context_code: Float[Array, "#batch keys context_dim"] | None = None,
         train: bool = False,
         decode: bool = False,
     ) -> Float[Array, "batch queries dim"]:
@@ -137,6 +144,9 @@ class Attention(HasCore):
           mask: who sees whom.
           bias: of the logits.
           positions: of x, for `rotary`; None is for 0, 1, ...
+          code: added to x where it asks, and where it is asked itself, but not to what
+            it answers, the values (Carion et al. 2020, arXiv:2005.12872, App. A.3).
+          context_code: added to the context alike.
           train: whether to drop out.
           decode: see above; collections `cache` hold what was.
 
@@ -160,25 +170,32 @@ class Attention(HasCore):
 
         def project(h: Array, name: str, heads: int, dim: int) -> Array:
             init = {"query": self.query_init, "value": self.value_init}.get(name)
+            use_bias = self.use_bias
+            if name == "key" and self.use_key_bias is not None:
+                use_bias = self.use_key_bias
             layer = self.dense(
                 heads * dim,
-                use_bias=self.use_bias,
+                use_bias=use_bias,
                 kernel_init=init or self.kernel_init,
                 dtype=self.dtype,
                 name=name,
             )
             return layer(h).reshape(*h.shape[:-1], heads, dim)
 
-        def keys_and_values(h: Array) -> tuple[Array, Array]:
+        def coded(h: Array, code: Array | None) -> Array:
+            return h if code is None else h + code.astype(h.dtype)
+
+        def keys_and_values(h: Array, code: Array | None) -> tuple[Array, Array]:
             return (
-                project(h, "key", num_kv_heads, head_dim),
+                project(coded(h, code), "key", num_kv_heads, head_dim),
                 project(h, "value", num_kv_heads, value_dim),
             )
 
-        query = project(x, "query", self.num_heads, head_dim)
+        query = project(coded(x, code), "query", self.num_heads, head_dim)
         known = decode and self.has_variable("cache", "context_key")
         if context is not None or not known:
-            key, value = keys_and_values(x if context is None else context)
+            asked = (x, code) if context is None else (context, context_code)
+            key, value = keys_and_values(*asked)
         else:
             key = self.get_variable("cache", "context_key")
             value = self.get_variable("cache", "context_value")
@@ -190,6 +207,8 @@ class Attention(HasCore):
             if positions is None:
                 positions = jnp.arange(x.shape[1])[None]
             query, key = self.rotary(query, positions), self.rotary(key, positions)
+        if self.match is not None:
+            query, key = self.match(num_heads=self.num_heads, name="match")(query, key)
         out = self.core(
             query,
             key,

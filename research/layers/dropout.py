@@ -1,4 +1,4 @@
-"""Dropout that draws half a random word for an element."""
+"""Dropout: of elements, half a random word for each, and of whole examples."""
 
 import flax.linen as nn
 import jax
@@ -34,3 +34,28 @@ class Dropout(nn.Module):
         halves = jax.lax.bitcast_convert_type(words, jnp.uint16)
         halves = halves.reshape(*shape, -1)[..., :channels]
         return jnp.where(halves < kept, x * (2**16 / kept), 0)
+
+
+class StochasticDepth(nn.Module):
+    """Zeroes whole examples with probability `rate`, scales the others.
+
+    Of a branch's output, so that some examples pass the layer by: Huang et al. 2016,
+    arXiv:1603.09382, scaled as dropout is.
+
+    Attributes:
+      rate: in [0, 1).
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch *shape channels"], train: bool
+    ) -> Float[Array, "batch *shape channels"]:
+        """Draws from the `dropout` rng in training; otherwise returns `x`."""
+        if not train or self.rate == 0:
+            return x
+        kept = 1 - self.rate
+        shape = (len(x), *[1] * (x.ndim - 1))
+        keeps = jax.random.bernoulli(self.make_rng("dropout"), kept, shape)
+        return jnp.where(keeps, x / kept, 0)

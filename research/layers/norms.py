@@ -6,6 +6,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
 
 from research.errors import UserError
@@ -128,13 +129,15 @@ class LayerNorm(nn.Module):
 
     Attributes:
       epsilon: added to the variance.
-      use_scale, use_bias: whether they are learnt, from one and zero.
+      use_scale, use_bias: whether they are learnt, the bias from zero.
+      scale_init: of the scale.
       dtype: of the output.
     """
 
     epsilon: float = 1e-6
     use_scale: bool = True
     use_bias: bool = True
+    scale_init: Initializer = nn.initializers.ones
     dtype: str = "float32"
 
     @nn.compact
@@ -144,7 +147,7 @@ class LayerNorm(nn.Module):
         x = x.astype(jnp.float32)
         x = x - x.mean(-1, keepdims=True)
         factor = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
-        return _affine(self, x * factor).astype(self.dtype)
+        return _affine(self, x * factor, self.scale_init).astype(self.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -249,11 +252,15 @@ class BatchNorm(nn.Module):
         )
 
 
-def _affine(norm: LayerNorm | RMSNorm | BatchNorm, x: Array) -> Array:
+def _affine(
+    norm: LayerNorm | RMSNorm | BatchNorm,
+    x: Array,
+    scale_init: Initializer = nn.initializers.ones,
+) -> Array:
     """x * scale + bias, of those that the norm learns."""
-    shape, ones = (1,) * (x.ndim - 1) + (x.shape[-1],), nn.initializers.ones
+    shape = (1,) * (x.ndim - 1) + (x.shape[-1],)
     if norm.use_scale:
-        x = x * norm.param("scale", ones, shape[-1:]).reshape(shape)
+        x = x * norm.param("scale", scale_init, shape[-1:]).reshape(shape)
     if norm.use_bias:
         x = x + norm.param("bias", nn.initializers.zeros, shape[-1:]).reshape(shape)
     return x

@@ -5,12 +5,13 @@ Each is built `residual(name=...)` and called `residual(x, branch, train)`, wher
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from research.layers.dropout import Dropout
+from research.layers.dropout import Dropout, StochasticDepth
 from research.layers.norms import LayerNorm
 
 Branch = Callable[[Array], Array]
@@ -31,12 +32,14 @@ class PreNorm(nn.Module):
       dropout_rate: of the branch's output, in training.
       branch_scale: 1/sqrt(2 layers) keeps the variance (GPT-2 puts it into the
         initialisation).
+      drop_path_rate: of whole examples of the branch, in training.
       dtype: of the computation.
     """
 
     norm: Norm = LayerNorm
     dropout_rate: float = 0.0
     branch_scale: float = 1.0
+    drop_path_rate: float = 0.0
     dtype: str = "float32"
 
     @nn.compact
@@ -45,7 +48,35 @@ class PreNorm(nn.Module):
     ) -> Float[Array, "*batch dim"]:
         out = branch(self.norm(dtype=self.dtype, name="norm")(x, train))
         out = Dropout(self.dropout_rate, name="dropout")(out, train)
+        out = StochasticDepth(self.drop_path_rate, name="drop_path")(out, train)
         return x + self.branch_scale * out if self.branch_scale != 1 else x + out
+
+
+class ResPostNorm(nn.Module):
+    """x + norm(F(x)): what a branch adds has one size, however deep the stack.
+
+    Liu et al. 2022, arXiv:2111.09883, section 3.2, whose code starts the norm's scale
+    and bias at zero, so that a stack starts as the identity.
+
+    Attributes:
+      norm: of the branch's output.
+      dropout_rate: of the branch's output before the norm, in training.
+      drop_path_rate: of whole examples of the branch, in training.
+      dtype: of the computation.
+    """
+
+    norm: Norm = partial(LayerNorm, scale_init=nn.initializers.zeros)
+    dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch dim"], branch: Branch, train: bool = False
+    ) -> Float[Array, "*batch dim"]:
+        out = Dropout(self.dropout_rate, name="dropout")(branch(x), train)
+        out = self.norm(dtype=self.dtype, name="norm")(out, train)
+        return x + StochasticDepth(self.drop_path_rate, name="drop_path")(out, train)
 
 
 class PostNorm(nn.Module):
