@@ -457,6 +457,19 @@ class RecurrentSeq2Seq(nn.Module):
     logits_init: Initializer = lecun()
     dtype: str = "float32"
 
+    def __post_init__(self):
+        stacks = [self.encoder, self.decoder.layers, self.decoder.upper]
+        names = ["encoder", "decoder.layers", "decoder.upper"]
+        for number, stack in enumerate(stacks):
+            first = next(n for n, other in enumerate(stacks) if other is stack)
+            if stack is not None and first != number:
+                raise UserError(
+                    f"{names[first]} and {names[number]} are one stack, and would "
+                    "share all parameters: build two, or give one of them as "
+                    f"{names[first]}.clone()"
+                )
+        super().__post_init__()
+
     def __call__(
         self,
         source: Int[Array, "batch source_length"],

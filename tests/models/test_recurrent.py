@@ -344,6 +344,22 @@ def test_what_does_not_fit_is_told(change, told):
         shapes(replace(SUTSKEVER, **change), SOURCE, TARGET)
 
 
+def test_one_stack_cannot_stand_in_two_places():
+    stack = RecurrentStack(HIDDEN, 2)
+    for encoder, layers, upper in (
+        (stack, stack, None),
+        (stack, stack.clone(), stack),
+        (stack.clone(), stack, stack),
+    ):
+        decoder = Decoder(layers, alignment=LastState(), upper=upper)
+        with pytest.raises(UserError, match="are one stack, and would share all"):
+            RecurrentSeq2Seq(EMBEDDING, encoder, decoder)
+    with pytest.raises(UserError, match="are one stack"):
+        replace(SUTSKEVER, encoder=SUTSKEVER.decoder.layers)
+    apart = RecurrentSeq2Seq(EMBEDDING, stack, Decoder(stack.clone()))
+    assert {"encoder", "decoder"} <= set(shapes(apart, SOURCE, TARGET))
+
+
 def test_a_bridge_for_any_encoder():
     encoder = RecurrentStack(HIDDEN + 1, num_bidirectional=1)
     decoder = replace(LUONG.decoder, bridge=zero_states)
