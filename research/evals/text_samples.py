@@ -28,14 +28,18 @@ class GeneratingTask(Protocol):
         prompt: Int[Array, "rows prompt"],
         num: int,
         choose: Choose,
+        lengths: Int[Array, "rows"] | None = None,
     ) -> Int[Array, "rows length"]:
-        """Each prompt, which may be empty, and `num` tokens or padding after it."""
+        """Each prompt, which may be empty, and `num` tokens or padding after it.
+
+        Prompts of other `lengths` than the whole width are padded on the right.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class TextSamples:
-    """Writes `num` continuations of a prompt to `<step>.txt`.
+    """Writes `num` continuations of a prompt, or of several, to `<step>.txt`.
 
     Reports `length`, the mean of their tokens, the prompt's and padding apart; and
     `distinct`, how many of these tokens are different ones, as a share of all: a model
@@ -43,7 +47,7 @@ class TextSamples:
 
     Attributes:
       tokenizer: of the task's data.
-      prompt: the text that all begin with.
+      prompt: the text that all begin with; of several each in turn.
       num: how many.
       length: tokens after the prompt, at most.
       choose: how they are chosen.
@@ -51,7 +55,7 @@ class TextSamples:
     """
 
     tokenizer: Tokenizer
-    prompt: str = ""
+    prompt: str | tuple[str, ...] = ""
     num: int = 8
     length: int = 200
     choose: Choose = Sample()
@@ -60,22 +64,34 @@ class TextSamples:
     def __call__(
         self, task: GeneratingTask, variables: Variables, context: Context
     ) -> dict[str, float]:
-        ids = np.array(self.tokenizer.encode(self.prompt), np.int32)
+        given = (self.prompt,) if isinstance(self.prompt, str) else self.prompt
+        encoded = [self.tokenizer.encode(text) for text in given]
         # Padded to the mesh: every device writes some rows.
         surplus = -self.num % context.mesh.size
-        prompt = jnp.asarray(np.tile(ids, (self.num + surplus, 1)))
+        rows = [encoded[i % len(encoded)] for i in range(self.num + surplus)]
+        lengths = np.array([len(row) for row in rows], np.int32)
+        prompt = np.zeros((len(rows), lengths.max()), np.int32)
+        for row, ids in zip(prompt, rows, strict=True):
+            row[: len(ids)] = ids
         rng = jax.random.key(context.seed)
         tokens = jax.device_get(
             _generate(
-                task, variables, rng, prompt, self.length, self.choose, context.mesh
+                task,
+                variables,
+                rng,
+                jnp.asarray(prompt),
+                jnp.asarray(lengths),
+                self.length,
+                self.choose,
+                context.mesh,
             )
         )[: self.num]
         if jax.process_index() == 0:
             context.folder.mkdir(parents=True, exist_ok=True)
             path = context.folder / f"{context.step:08d}.txt"
             path.write_text("".join(map(self._entry, range(self.num), tokens)), "utf-8")
-        written = tokens[:, len(ids) :]
-        real = written[written != (self.tokenizer.special.pad or 0)]
+        written = np.arange(tokens.shape[1]) >= lengths[: self.num, None]
+        real = tokens[written & (tokens != (self.tokenizer.special.pad or 0))]
         return {
             "length": real.size / self.num,
             "distinct": len(np.unique(real)) / max(real.size, 1),
@@ -86,16 +102,17 @@ class TextSamples:
         return f"--- {number}\n{self.tokenizer.decode(known)}\n"
 
 
-@partial(jax.jit, static_argnums=(0, 4, 5, 6))
+@partial(jax.jit, static_argnums=(0, 5, 6, 7))
 def _generate(
     task: GeneratingTask,
     variables: Variables,
     rng: Array,
     prompt: Array,
+    lengths: Array,
     num: int,
     choose: Choose,
     mesh: Mesh,
 ) -> Any:
     prompt = jax.lax.with_sharding_constraint(prompt, batch_sharding(mesh))
-    tokens = task.generate(variables, rng, prompt, num, choose)
+    tokens = task.generate(variables, rng, prompt, num, choose, lengths)
     return jax.lax.with_sharding_constraint(tokens, replicated(mesh))

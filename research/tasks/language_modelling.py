@@ -61,20 +61,35 @@ class LanguageModelling:
         prompt: Int[Array, "rows prompt"],
         num: int,
         choose: Choose = Sample(),  # noqa: B008, it is frozen
+        lengths: Int[Array, "rows"] | None = None,
     ) -> Int[Array, "rows length"]:
-        """Each prompt and `num` tokens that follow it; padding after `end`."""
-        rows, length = prompt.shape
-        max_length = 1 + length + num
+        """Each prompt and `num` tokens that follow it; then, and after `end`, padding.
+
+        Args:
+          variables: of the network.
+          rng: for what is drawn.
+          prompt: padded on the right, with anything.
+          num: tokens after each, at most.
+          choose: how they are chosen.
+          lengths: of the prompts; None is for the whole width. A row is what it would
+            be alone: all begin at the same place, and shorter prompts end sooner.
+        """
+        rows, width = prompt.shape
+        max_length = 1 + width + num
+        # One more, for what stands before the first token.
+        sizes = None if lengths is None else 1 + lengths
         step, state, _ = self.network.decoding(variables, rows, max_length)
         found = generate(
             step,
             state,
             jnp.pad(prompt, ((0, 0), (1, 0)), constant_values=self.begin),
+            sizes,
             max_length=max_length,
             eos=self.end,
             pad=PAD,
             choose=choose,
             rng=rng,
+            limits=None if sizes is None else sizes + num,
         )
         return found.tokens[:, 1:]
 

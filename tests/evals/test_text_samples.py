@@ -20,7 +20,7 @@ class Letters:
     It knows one id more than the tokenizer.
     """
 
-    def generate(self, variables, rng, prompt, num, choose):
+    def generate(self, variables, rng, prompt, num, choose, lengths=None):
         size = TOKENIZER.vocab_size + 1
 
         def step(state, token):
@@ -32,8 +32,17 @@ class Letters:
 
         prompt = jnp.pad(prompt, ((0, 0), (1, 0)), constant_values=A - 1)
         length = prompt.shape[1] + num
+        lengths = None if lengths is None else 1 + lengths
         found = generate(
-            step, (), prompt, max_length=length, eos=1, choose=choose, rng=rng
+            step,
+            (),
+            prompt,
+            lengths,
+            max_length=length,
+            eos=1,
+            choose=choose,
+            rng=rng,
+            limits=None if lengths is None else lengths + num,
         )
         return found.tokens[:, 1:]
 
@@ -49,6 +58,14 @@ def test_continuations_are_written(tmp_path):
     assert text == "".join(f"--- {i}\nabcd\n" for i in range(3))
     # Four letters and the end, of fifteen tokens five different ones.
     assert values == {"length": 5, "distinct": pytest.approx(1 / 3)}
+
+
+def test_prompts_of_several_lengths_take_turns(tmp_path):
+    prompts = ("ab", "", "xyzabc")
+    values, text = run(tmp_path, prompt=prompts, num=4, length=2, choose=Greedy())
+    assert text.splitlines()[1::2] == ["abcd", "ab", "xyzabcd", "abcd"]
+    # Two letters each, but one and the end of the third: a, b, c, d and the end.
+    assert values == {"length": 2, "distinct": pytest.approx(5 / 8)}
 
 
 def test_each_draws_its_own_after_the_prompt(tmp_path):

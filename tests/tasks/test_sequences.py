@@ -9,14 +9,19 @@ import numpy as np
 import optax
 import pytest
 
-from research.decoding.sampling import Greedy
+from research.decoding.sampling import Greedy, NoRepeatNgram
 from research.layers.attention import Attention
+from research.layers.cores import Linear
+from research.layers.cores.mixed_chunk import MixedChunk
 from research.layers.embeddings import TokenEmbedding
+from research.layers.gated import GatedAttentionUnit
 from research.layers.mlp import FeedForward
 from research.layers.norms import LayerNorm
-from research.layers.positions import Sinusoidal
+from research.layers.positions import Rotary, Sinusoidal
+from research.layers.recurrent import RecurrentStack
 from research.layers.stack import Stack, TransformerBlock
 from research.losses import token_cross_entropy
+from research.models.recurrent import RecurrentLanguageModel
 from research.models.transformer import (
     Encoder,
     EncoderDecoder,
@@ -29,7 +34,7 @@ from research.tasks.language_modelling import (
     MaskedLanguageModelling,
 )
 from research.tasks.sequence_classification import SequenceClassification
-from research.tasks.sequences import shift, token_weights
+from research.tasks.sequences import BEGIN, shift, token_weights
 from research.tasks.translation import Translation
 from tests.layers import slow
 
@@ -52,6 +57,14 @@ DECODER = replace(
 )
 TOKENS = jnp.array([[7, 5, 9, 4, 1, 0], [6, 8, 4, 11, 10, 1]])
 SOURCE = jnp.array([[4, 9, 5, 7, 0], [10, 11, 4, 8, 6]])
+
+
+def with_mixer(mixer):
+    """A causal network with another mixer of positions."""
+    return LanguageModel(
+        EMBEDDING, replace(STACK, blocks=(partial(BLOCK, mixer=mixer),))
+    )
+
 
 TASKS = {
     "language": (
@@ -140,6 +153,53 @@ def test_a_fitted_model_says_what_it_was_told():
     ending = replace(task, end=1)
     drawn = jax.jit(lambda v: ending.generate(v, RNG, prompt, 5, Greedy()))(variables)
     np.testing.assert_array_equal(drawn, TOKENS)
+
+
+WRITERS = {
+    "softmax": LanguageModel(EMBEDDING, STACK),
+    "linear": with_mixer(partial(Attention, num_heads=2, core=Linear(chunk_size=4))),
+    "flash": with_mixer(
+        partial(
+            GatedAttentionUnit,
+            core=MixedChunk(chunk_size=3),
+            key_dim=8,
+            rotary=Rotary(),
+            scale_init=jax.nn.initializers.ones,
+            kernel_init=jax.nn.initializers.normal(0.5),
+        )
+    ),
+    "recurrent": RecurrentLanguageModel(
+        replace(EMBEDDING, positions=None), RecurrentStack(8)
+    ),
+}
+
+
+@pytest.mark.parametrize("network", WRITERS.values(), ids=WRITERS)
+def test_prompts_of_several_lengths_go_on_as_each_would_alone(network):
+    """Token for token, whatever fills the shorter ones up; none is said twice."""
+    task = LanguageModelling(network)
+    variables = {"params": slow.random_params(network, TOKENS)}
+    lengths, num = (5, 0, 2), 5
+    prompt = jax.random.randint(jax.random.key(7), (3, 5), 4, VOCAB)
+
+    @slow.jit
+    def write(variables, lengths):
+        choose = Greedy((NoRepeatNgram(1),))
+        return task.generate(variables, RNG, prompt, num, choose, lengths)
+
+    together = np.asarray(write(variables, jnp.array(lengths)))
+    assert together.shape == (3, 5 + num)
+    step, start, _ = network.decoding(variables, 1, 1 + 5 + num)
+    step = slow.jit(step)
+    for row, length in enumerate(lengths):
+        state, said = start, [BEGIN]
+        while len(said) <= length + num:
+            state, logits = step(state, jnp.array(said[-1:]))
+            unsaid = np.asarray(logits[0]).copy()
+            unsaid[said] = -np.inf
+            here = len(said) - 1
+            said.append(int(prompt[row, here] if here < length else unsaid.argmax()))
+        assert together[row].tolist() == said[1:] + [0] * (5 - length)
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
