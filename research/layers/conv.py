@@ -6,7 +6,7 @@ import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 Resample = Callable[[Array], Array]
 """Images (batch, height, width, channels) to another height and width."""
@@ -24,6 +24,23 @@ def nearest_upsample(
 ) -> Float[Array, "batch double_height double_width channels"]:
     """Each pixel becomes a 2x2 block."""
     return einops.repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2)
+
+
+def nearest_resize(
+    x: Shaped[Array, "batch height width channels"], height: int, width: int
+) -> Shaped[Array, "batch new_height new_width channels"]:
+    """Of each axis, new pixel i is the old one at i times old / new size, rounded down.
+
+    As PyTorch's `interpolate` by default: the first corners, not the centres, coincide.
+    """
+
+    def places(old: int, new: int) -> np.ndarray:
+        # float32, as there: on which side of a border a pixel falls is a rounding.
+        ratio = np.float32(old) / np.float32(new)
+        index = np.floor(np.arange(new, dtype=np.float32) * ratio)
+        return np.minimum(index.astype(np.int32), old - 1)
+
+    return x[:, places(x.shape[1], height)][:, :, places(x.shape[2], width)]
 
 
 def fir_downsample(

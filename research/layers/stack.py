@@ -23,7 +23,7 @@ class TransformerBlock(nn.Module):
 
     Attributes:
       mixer: of positions, such as `Attention`; called with the stream, `mask`, `bias`,
-        `positions`, `train` and `decode`.
+        `positions`, `train` and `decode`, and with a `code` where there is one.
       cross: attention to another sequence, between the two; None is for none.
       mlp: of channels, called with the stream and `train`; None is for none, as where
         the mixer is a gated attention unit.
@@ -47,10 +47,17 @@ class TransformerBlock(nn.Module):
         context_mask: Mask = SEES_ALL,
         bias: Bias | None = None,
         positions: Int[Array, "#batch length"] | None = None,
+        code: Float[Array, "#batch length dim"] | None = None,
+        context_code: Float[Array, "#batch keys context_dim"] | None = None,
         train: bool = False,
         decode: bool = False,
     ) -> Float[Array, "batch length dim"]:
-        """Raises `UserError` if there is no context for `cross` to attend to."""
+        """`code` and `context_code` are added where attention compares; see there.
+
+        Raises `UserError` if there is no context for `cross` to attend to.
+        """
+        own = {} if code is None else {"code": code}
+        across = {} if context_code is None else {"context_code": context_code}
         mixer = self.mixer(name="mixer")
         mlp = None if self.mlp is None else self.mlp(name="mlp")
 
@@ -62,6 +69,7 @@ class TransformerBlock(nn.Module):
                 positions=positions,
                 train=train,
                 decode=decode,
+                **own,
             )
             return out + mlp(h, train) if self.parallel and mlp else out
 
@@ -73,7 +81,13 @@ class TransformerBlock(nn.Module):
             x = self.residual(name="cross_residual")(
                 x,
                 lambda h: cross(
-                    h, context, mask=context_mask, train=train, decode=decode
+                    h,
+                    context,
+                    mask=context_mask,
+                    train=train,
+                    decode=decode,
+                    **own,
+                    **across,
                 ),
                 train,
             )
@@ -122,10 +136,28 @@ class Stack(nn.Module):
         mask: Mask = SEES_ALL,
         context_mask: Mask = SEES_ALL,
         positions: Int[Array, "#batch length"] | None = None,
+        code: Float[Array, "#batch length dim"] | None = None,
+        context_code: Float[Array, "#batch keys context_dim"] | None = None,
         train: bool = False,
         decode: bool = False,
-    ) -> Float[Array, "batch length dim"]:
-        """Raises `UserError` where `blocks` do not divide `num_layers`."""
+        every_layer: bool = False,
+    ) -> Float[Array, "*layers batch length dim"]:
+        """The stream after the last layer, or, one by one, after `every_layer`.
+
+        Args:
+          x: the stream.
+          context: what its `cross` attention, if any, attends to.
+          mask, context_mask: who sees whom.
+          positions: of x.
+          code, context_code: added in every layer where attention compares; see
+            `Attention`.
+          train: whether to drop out.
+          decode: see `Attention`.
+          every_layer: the output has a first axis for the layers, and the final norm
+            is of each.
+
+        Raises `UserError` where `blocks` do not divide `num_layers`.
+        """
         rounds, rest = divmod(self.num_layers, len(self.blocks))
         if rest or rounds < 1:
             raise UserError(
@@ -143,9 +175,11 @@ class Stack(nn.Module):
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             unroll=self.unroll,
         )
-        x, _ = scanned(self.blocks, train, decode, name="layers")(
-            x, context, mask, context_mask, bias, positions
+        x, each = scanned(self.blocks, train, decode, every_layer, name="layers")(
+            x, context, mask, context_mask, bias, positions, code, context_code
         )
+        if each is not None:
+            x = each.reshape(-1, *x.shape)
         if self.final_norm is not None:
             x = self.final_norm(dtype=self.dtype, name="final_norm")(x, train)
         return Dropout(self.dropout_rate, name="dropout")(x, train)
@@ -157,6 +191,7 @@ class _Round(nn.Module):
     blocks: tuple[Slot, ...]
     train: bool
     decode: bool
+    every_layer: bool
 
     @nn.compact
     def __call__(
@@ -167,7 +202,12 @@ class _Round(nn.Module):
         context_mask: Mask,
         bias: Bias | None,
         positions: Array | None,
-    ) -> tuple[Array, None]:
+        code: Array | None,
+        context_code: Array | None,
+    ) -> tuple[Array, Array | None]:
+        codes = {"code": code, "context_code": context_code}
+        codes = {name: it for name, it in codes.items() if it is not None}
+        each = []
         for index, block in enumerate(self.blocks):
             x = block(name=f"block_{index}")(
                 x,
@@ -178,9 +218,11 @@ class _Round(nn.Module):
                 positions=positions,
                 train=self.train,
                 decode=self.decode,
+                **codes,
             )
             _tap(self, f"stream_{index}", x)
-        return x, None
+            each.append(x)
+        return x, jnp.stack(each) if self.every_layer else None
 
 
 def _tap(module: nn.Module, name: str, x: Array) -> None:

@@ -7,6 +7,7 @@ from research.layers.conv import (
     fir_downsample,
     fir_upsample,
     mean_pool,
+    nearest_resize,
     nearest_upsample,
 )
 from tests.layers import slow
@@ -27,6 +28,16 @@ def test_nearest_upsample():
     large = np.asarray(nearest_upsample(jnp.asarray(IMAGE)))
     np.testing.assert_array_equal(large, IMAGE.repeat(2, axis=1).repeat(2, axis=2))
     np.testing.assert_array_equal(mean_pool(jnp.asarray(large)), IMAGE)
+
+
+def test_nearest_resize():
+    image = jnp.asarray(IMAGE)
+    large = nearest_resize(image, 8, 12)
+    np.testing.assert_array_equal(large, nearest_upsample(image))
+    # Rows 0, 4/3 and 8/3; columns 0, 1.2, 2.4, 3.6 and 4.8.
+    small = nearest_resize(image, 3, 5)
+    np.testing.assert_array_equal(small, IMAGE[:, [0, 1, 2]][:, :, [0, 1, 2, 3, 4]])
+    assert nearest_resize(image > 9, 1, 1).dtype == bool
 
 
 @pytest.mark.parametrize(
