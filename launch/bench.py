@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 
 from launch.cli import Choice, run, start
-from launch.text import size_text
+from launch.text import console, size_text
 from launch.timing import Contender, Timing, race
 from research.errors import UserError
 from research.experiment import Experiment, find_file
@@ -206,11 +206,10 @@ def _tell(line: str) -> None:
 
 
 def _print(measured: Bench) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    console.print(
+    out = console()
+    out.print(
         f"\n{measured.experiment} on {measured.devices}, batch {measured.batch_size}, "
         f"median of {measured.repeats} steps\n"
         f"ceiling: {measured.ceiling / 1e9:,.1f} GFLOP/s, "
@@ -233,11 +232,11 @@ def _print(measured: Bench) -> None:
     }
     for name, cell in rows.items():
         table.add_row(name, *map(cell, measured.timings))
-    console.print(table, highlight=False)
-    console.print(f"FLOPs: {flops.RULE}", highlight=False)
+    out.print(table, highlight=False)
+    out.print(f"FLOPs: {flops.RULE}", highlight=False)
     ours, *others = measured.timings
     for other in others:
-        console.print(
+        out.print(
             f"[bold]{measured.ratios()[other.name]:.3f}[/bold] x the examples/s of "
             f"{other.name} ({measured.processor_ratios()[other.name]:.3f} x per second "
             f"of processor), at {ours.flops / other.flops:.3f} x its FLOPs and "

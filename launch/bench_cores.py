@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch.cli import run, start
+from launch.text import console
 from research.errors import UserError
 from research.layers import cores
 from research.layers.cores.mixed_chunk import MixedChunk
@@ -209,7 +210,6 @@ def draw(found: Mapping[str, Sequence[Point]], out: Path) -> None:
 
 
 def _print(found: Mapping[str, Sequence[Point]], lengths: Sequence[int]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("ms, MiB", *map(str, lengths), "slopes", "faster from", box=None)
@@ -227,14 +227,14 @@ def _print(found: Mapping[str, Sequence[Point]], lengths: Sequence[int]) -> None
         since = crossover(points, found.get(BASELINE, ()))
         told = "" if name == BASELINE else str(since or "-")
         table.add_row(name, *cells, f"{slopes[0]:.2f}, {slopes[1]:.2f}", told)
-    console = Console(width=160)
+    out = console()
     devices = jax.devices()
-    console.print(
+    out.print(
         f"\n{len(devices)} x {devices[0].device_kind}, load before it "
         f"{os.getloadavg()[0]:.2f} of {os.cpu_count()} cores\n",
         highlight=False,
     )
-    console.print(table, highlight=False)
+    out.print(table, highlight=False)
 
 
 if __name__ == "__main__":

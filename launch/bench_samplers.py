@@ -24,6 +24,7 @@ import tyro
 
 from launch.bench import find_peer
 from launch.cli import Choice, run, start
+from launch.text import console
 from launch.timing import Contender, Timing, race
 from research.diffusion.karras import Karras
 from research.diffusion.processes import VE, VP
@@ -222,11 +223,10 @@ def _tell(line: str) -> None:
 
 
 def _print(title: str, rows: Sequence[Row]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    console.print(f"\n{title}\n", highlight=False)
+    out = console()
+    out.print(f"\n{title}\n", highlight=False)
     names = list(dict.fromkeys(t.name for row in rows for t in row.timings))
     headings = [heading for name in names for heading in (name, "evaluations", "")]
     table = Table("images/s", *headings[:2], *headings[3:], box=None)
@@ -244,9 +244,9 @@ def _print(title: str, rows: Sequence[Row]) -> None:
             if name != OURS:
                 cells.append(f"{ratios[name]:.3f}x" if known else "")
         table.add_row(row.sampler, *cells)
-    console.print(table, highlight=False)
+    out.print(table, highlight=False)
     if len(names) > 1:
-        console.print("x: our evaluations a second over theirs", highlight=False)
+        out.print("x: our evaluations a second over theirs", highlight=False)
 
 
 if __name__ == "__main__":

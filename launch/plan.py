@@ -25,7 +25,7 @@ from launch import topology as topologies
 from launch.cli import Choice, run, start
 from launch.hlo import Collective, Hlo
 from launch.roofline import Estimate
-from launch.text import size_text
+from launch.text import console, size_text
 from research.experiment import Experiment
 from research.train import flops, hardware, sharding
 from research.train.builder import Program, build
@@ -292,11 +292,10 @@ def _tell(line: str) -> None:
 
 
 def _print(planned: Plan) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    console.print(f"\n[bold]{_verdict(planned)}[/bold]\n", highlight=False)
+    out = console()
+    out.print(f"\n[bold]{_verdict(planned)}[/bold]\n", highlight=False)
 
     facts = Table("", "", box=None, show_header=False)
     mesh = ", ".join(f"{axis}={size}" for axis, size in planned.mesh.items())
@@ -306,7 +305,7 @@ def _print(planned: Plan) -> None:
     rows = f"{planned.batch_size} rows, {planned.batch_size / ways:g} a device"
     facts.add_row("batch", rows)
     facts.add_row("model FLOPs a step", f"{planned.flops:.4g} ({flops.RULE})")
-    console.print(facts, highlight=False)
+    out.print(facts, highlight=False)
 
     memory = Table("\nmemory of a device", "\nbytes", "", box=None)
     names = {"temporaries": "activations, temporaries"}
@@ -317,7 +316,7 @@ def _print(planned: Plan) -> None:
     if planned.init_bytes is not None:
         size = planned.init_bytes
         memory.add_row("init in all", f"{size:,}", size_text(size))
-    console.print(memory, highlight=False)
+    out.print(memory, highlight=False)
 
     network = Table("\ncollectives of a step", "\ncount", "\nbytes in", box=None)
     network.add_column("\nbytes sent by a device")
@@ -325,15 +324,15 @@ def _print(planned: Plan) -> None:
         network.add_row(one.kind, *(f"{n:,}" for n in (one.count, one.bytes, one.sent)))
     if not planned.collectives:
         network.add_row("none", "", "", "")
-    console.print(network, highlight=False)
+    out.print(network, highlight=False)
     if planned.unknown_loops:
-        console.print(
+        out.print(
             f"{planned.unknown_loops} loops of unknown length are counted as one "
             "iteration each",
             highlight=False,
         )
     if planned.estimate:
-        _print_estimate(console, planned, planned.estimate)
+        _print_estimate(out, planned, planned.estimate)
 
 
 def _verdict(planned: Plan) -> str:
@@ -346,7 +345,7 @@ def _verdict(planned: Plan) -> str:
     return f"{told}: {needs} of {limit}: {where}"
 
 
-def _print_estimate(console: Any, planned: Plan, bounds: Estimate) -> None:
+def _print_estimate(out: Any, planned: Plan, bounds: Estimate) -> None:
     from rich.table import Table
 
     chip = hardware.CHIPS[planned.kind]
@@ -371,11 +370,11 @@ def _print_estimate(console: Any, planned: Plan, bounds: Estimate) -> None:
     )
     for name, (seconds, told) in rows.items():
         table.add_row(name, f"{1e3 * seconds:.3f}", told)
-    console.print(table, highlight=False)
-    console.print("\nassuming that", highlight=False)
+    out.print(table, highlight=False)
+    out.print("\nassuming that", highlight=False)
     for assumption in roofline.ASSUMPTIONS:
-        console.print(f"  {assumption}", highlight=False)
-    console.print(f"figures of the chip: {chip.source}", highlight=False)
+        out.print(f"  {assumption}", highlight=False)
+    out.print(f"figures of the chip: {chip.source}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Annotated
 import tyro
 
 from launch.cli import Choice, run
+from launch.text import console
 from research.data.loader import Batches, Data
 from research.data.sources import Source, all_missing, prepare_all
 from research.data.transforms import Transform
@@ -103,7 +104,6 @@ def main(
       choice: Which experiment.
       download: Download what is missing and can be; without, only say what it is.
     """
-    from rich.console import Console
     from rich.table import Table
 
     table = Table()
@@ -113,7 +113,7 @@ def main(
         table.add_column(heading, overflow="fold")
     for split in prepare(choice.load().data, download):
         table.add_row(*map(str, dataclasses.astuple(split)))
-    Console().print(table)
+    console().print(table)
 
 
 if __name__ == "__main__":

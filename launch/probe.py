@@ -24,6 +24,7 @@ import numpy as np
 import tyro
 
 from launch.cli import Choice, run, start
+from launch.text import console
 from research.errors import UserError
 from research.experiment import Experiment
 from research.tasks.base import Batch, Task, Variables
@@ -240,10 +241,9 @@ def _finite(node: Any) -> Any:
 
 
 def _print(found: Mapping[int, Mapping[str, Layers]], most: int = 13) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    out = console()
     for step, stacks in found.items():
         for name, layers in stacks.items():
             modules = list(layers.gradients)
@@ -258,12 +258,12 @@ def _print(found: Mapping[int, Mapping[str, Layers]], most: int = 13) -> None:
                     norm = layers.gradients[module][place - 1] if place else np.nan
                     row.append("" if np.isnan(norm) and not place else f"{norm:.2g}")
                 table.add_row(*row)
-            console.print(
+            out.print(
                 f"\n{name or 'layers'} after {step} steps: the stream's second moment,"
                 " the part that differs within a sequence; norms of gradients\n",
                 highlight=False,
             )
-            console.print(table, highlight=False)
+            out.print(table, highlight=False)
 
 
 def draw(layers: Mapping[int, Layers], path: Path) -> None:

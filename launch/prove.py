@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import tyro
 
 from launch.cli import Settings, run
+from launch.text import console
 from research.errors import UserError
 from research.experiment import Experiment, Required, arguments_of, load
 
@@ -134,7 +135,6 @@ def main(
       arguments: An argument of those experiments' functions that take it; may be given
         again.
     """
-    from rich.console import Console
     from rich.table import Table
 
     chosen = {p: e for target in targets for p, e in proofs(target).items()}
@@ -163,7 +163,7 @@ def main(
             f"{found.measured:.4g}",
             ("met" if found.met else "NOT MET") if found.stated else "",
         )
-    Console().print(table)
+    console().print(table)
     return 0 if all(found.met for found in findings) else 1
 
 

@@ -26,6 +26,7 @@ from typing import Annotated, Any
 import tyro
 
 from launch.cli import Settings, run
+from launch.text import console
 from research.errors import NonFiniteError, UserError
 from research.experiment import arguments_of, load
 
@@ -214,7 +215,6 @@ def main(
       metric: What the table shows of the last evaluation.
       arguments: Another argument of all experiments; may be given again.
     """
-    from rich.console import Console
     from rich.table import Table
 
     settings = settings_of(over)
@@ -234,9 +234,9 @@ def main(
         table.add_row(name, *(curve.told(metric) for curve in row))
     picture = workdir / "curves.png"
     draw(curves, picture)
-    console = Console()
-    console.print(f"\n{metric} after training\n", highlight=False)
-    console.print(table, highlight=False)
+    out = console()
+    out.print(f"\n{metric} after training\n", highlight=False)
+    out.print(table, highlight=False)
     print(f"\ncurves: {picture}")
 
 
