@@ -5,7 +5,7 @@
 softmax_copy with the core of a window: what is to be copied lies 25 positions back, and
 two layers reach 14.
 Required beforehand: an accuracy of at most 0.15.
-Ours: ?
+Ours: 0.100
 """
 
 from experiments.attention import softmax_copy

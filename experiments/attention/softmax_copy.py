@@ -8,7 +8,7 @@ section 4.1, asks of a Transformer, at a size that a CPU core learns in a minute
 causal layers of width 64 with 4 heads, 104,192 parameters. The siblings of this file
 are this network with another core. Chance is an accuracy of 0.1.
 Required beforehand: an accuracy of at least 0.99.
-Ours: ?
+Ours: 1.0
 """
 
 from functools import partial

