@@ -13,8 +13,7 @@ Differs: one stream of ordinary branches that are computed again for the gradien
 theirs has two that can be reversed, joined before the logits. Its near layers see their
 own chunk of 128 and the one before it, here as many positions in the mean, 192, for
 each query. Dropout draws for every position, theirs once a row. Tokens' vectors start
-with variance one. Hashed layers have a projection to keys that is not read. The text is
-cut at 90 and 95 % of its characters. A batch of 8 is one row for each of 8 devices.
+with variance one. A batch of 8 is one row for each of 8 devices.
 """
 
 from functools import partial
@@ -99,6 +98,6 @@ def experiment(num_steps: int = 100_000, batch_size: int = 8) -> Experiment:
         evals={"validation": HeldOutLoss(split="validation", batch_size=8, every=5000)},
         offline_evals={"test": HeldOutLoss(split="test", batch_size=8)},
         checkpoints=Checkpoints(every=5000, keep_last=2),
-        num_params=57_389_568,
+        num_params=56_209_920,
         published=(Published("test/bits", 1.05, "arXiv:2001.04451, section 5"),),
     )

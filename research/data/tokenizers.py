@@ -114,7 +114,8 @@ class Bytes:
         return Special()
 
     def encode(self, text: str) -> list[int]:
-        return [NUM_SPECIAL + byte for byte in text.encode()]
+        data = text.encode(errors="surrogateescape")  # bytes of half a character
+        return [NUM_SPECIAL + byte for byte in data]
 
     def decode(self, ids: Ids) -> str:
         """The text; bytes that are no UTF-8 become U+FFFD, as unknown ids do."""

@@ -16,6 +16,7 @@ from research.data.text import (
     TextFolder,
     TsvText,
 )
+from research.data.tokenizers import Bytes, Characters, Words
 from research.errors import UserError
 from tests.data import texts
 from tests.data.texts import ENGLISH, GERMAN
@@ -134,6 +135,27 @@ def test_blank_lines_are_left_out(folder):
 
 
 # Files
+
+
+@pytest.mark.parametrize("middle", [0.4, 0.41, 0.42, 0.43])
+def test_a_file_can_be_cut_at_a_byte(tmp_path, middle):
+    """Even within a character, of which each side has what is there."""
+    data = "a\u4e2d\U00010348b".encode() * 10
+    (tmp_path / "a.txt").write_bytes(data)
+    first, second = (
+        TextFile(str(tmp_path / "a.txt"), between, unit="bytes")[0]["text"]
+        for between in ((0.0, middle), (middle, 1.0))
+    )
+    ids = [np.array(Bytes().encode(text)) - 4 for text in (first, second)]
+    assert [bytes(part.tolist()) for part in ids] == [
+        data[: round(middle * 90)],
+        data[round(middle * 90) :],
+    ]
+    words = Words(({"text": first},), 9)
+    assert words.encode(second) and Characters("ab").encode(second)
+    (tmp_path / "a.txt").write_bytes(b"a\xff")
+    with pytest.raises(UserError, match="a.txt is not utf-8: .*0xff"):
+        TextFile(str(tmp_path / "a.txt"), unit="bytes")[0]
 
 
 def test_a_file_is_one_text_and_parts_of_it_do_not_overlap(tmp_path):
