@@ -24,5 +24,5 @@ def experiment(num_steps: int = 35_156, batch_size: int = 256) -> Experiment:
         embed_dim=64,
         attention_dim=32,
         mlp_dim=64,
-        num_params=154_250,
+        num_params=146_058,
     )

@@ -19,5 +19,5 @@ def experiment(num_steps: int = 5_000, batch_size: int = 32) -> Experiment:
         37.27,
         num_steps,
         batch_size,
-        num_params=8_949_258,
+        num_params=7_900_682,
     )

@@ -27,5 +27,5 @@ def experiment(
         embed_dim=64,
         attention_dim=32,
         mlp_dim=64,
-        num_params=120_130,
+        num_params=116_034,
     )

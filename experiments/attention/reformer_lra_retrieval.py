@@ -24,5 +24,5 @@ def experiment(
         num_steps,
         batch_size,
         folder,
-        num_params=1_088_258,
+        num_params=1_022_722,
     )

@@ -19,5 +19,5 @@ def experiment(num_steps: int = 20_000, batch_size: int = 32) -> Experiment:
         56.1,
         num_steps,
         batch_size,
-        num_params=3_487_234,
+        num_params=3_225_090,
     )

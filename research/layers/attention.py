@@ -16,6 +16,11 @@ from research.layers.norms import GroupNorm
 from research.layers.positions import Rotation
 
 
+def _shares_keys(core: Core) -> bool:
+    """Whether queries are a core's keys, so that it needs no projection to others."""
+    return getattr(core, "shares_keys", False)
+
+
 class PixelAttention(HasCore):
     """Residual self-attention over all pixels of an image.
 
@@ -64,11 +69,14 @@ class PixelAttention(HasCore):
 
         h = self.norm(dtype=self.dtype, name="norm")(x)
         h = h.reshape(batch, height * width, channels)
-        # The official code starts query, key and value at a tenth of the variance.
-        query, key, value = (
-            project(h, name, 0.1).reshape(batch, height * width, num_heads, head_dim)
-            for name in ("query", "key", "value")
-        )
+
+        def heads(name: str) -> Array:
+            # The official code starts these at a tenth of the variance.
+            return project(h, name, 0.1).reshape(batch, -1, num_heads, head_dim)
+
+        query = heads("query")
+        key = query if _shares_keys(self.core) else heads("key")
+        value = heads("value")
         h = self.core(query, key, value).reshape(batch, height, width, channels)
         h = project(h, "out", 0.0)
         return ((x + h) * self.skip_scale).astype(self.dtype)
@@ -185,13 +193,21 @@ class Attention(HasCore):
         def coded(h: Array, code: Array | None) -> Array:
             return h if code is None else h + code.astype(h.dtype)
 
-        def keys_and_values(h: Array, code: Array | None) -> tuple[Array, Array]:
-            return (
-                project(coded(h, code), "key", num_kv_heads, head_dim),
-                project(h, "value", num_kv_heads, value_dim),
+        query = project(coded(x, code), "query", self.num_heads, head_dim)
+        shared = _shares_keys(self.core)
+        if shared and context is not None:
+            raise UserError(
+                f"{type(self.core).__name__} takes queries for keys, which those of "
+                "another sequence are not: give Softmax for attention to one"
             )
 
-        query = project(coded(x, code), "query", self.num_heads, head_dim)
+        def keys_and_values(h: Array, code: Array | None) -> tuple[Array, Array]:
+            if shared:
+                key = query
+            else:
+                key = project(coded(h, code), "key", num_kv_heads, head_dim)
+            return key, project(h, "value", num_kv_heads, value_dim)
+
         known = decode and self.has_variable("cache", "context_key")
         if context is not None or not known:
             asked = (x, code) if context is None else (context, context_code)

@@ -5,7 +5,7 @@ import pytest
 
 from research.errors import UserError
 from research.layers.attention import Attention, PixelAttention
-from research.layers.cores import Mask, Softmax
+from research.layers.cores import LSH, Mask, Softmax
 from tests.layers import slow
 
 X = np.random.default_rng(0).normal(size=(2, 3, 4, 8))
@@ -173,6 +173,31 @@ def test_dropping_weights_draws_anew_and_keeps_the_mean():
     assert float(draws.std(0).min()) > 0.01
     spread = draws.std(0) / 2000**0.5
     assert float(jnp.mean(abs(draws.mean(0) - whole) < 4 * spread)) > 0.99
+
+
+def test_a_core_whose_queries_are_keys_has_no_other_keys():
+    """With one bucket and chunk: attention to all others by normed queries."""
+    x = jnp.asarray(SEQUENCE)
+    attention = Attention(num_heads=2, core=LSH(2, chunk_size=8))
+    variables = slow.jit(attention.init)(slow.key(0), x)
+    params = slow.random_params(attention, x)
+    assert set(params) == {"query", "value", "out"}
+    ours = slow.jit(attention.apply)({**variables, "params": params}, x)
+    query, value = (
+        heads_of(slow.dense(params[n], SEQUENCE), 2) for n in ("query", "value")
+    )
+    key = query / np.linalg.norm(query, axis=-1, keepdims=True)
+    logits = np.einsum("bqhd,bkhd->bhqk", query, key)
+    weights = np.exp(logits) * ~np.eye(5, dtype=bool)
+    weights /= weights.sum(-1, keepdims=True)
+    out = np.einsum("bhqk,bkhd->bqhd", weights, value).reshape(2, 5, -1)
+    np.testing.assert_allclose(ours, slow.dense(params["out"], out), atol=1e-5)
+    pixels = jax.eval_shape(
+        PixelAttention(core=LSH(2)).init, slow.key(0), jnp.asarray(X)
+    )
+    assert set(pixels["params"]) == {"norm", "query", "value", "out"}
+    with pytest.raises(UserError, match="LSH takes queries for keys"):
+        attention.init(slow.key(0), x, jnp.asarray(OTHER))
 
 
 @pytest.mark.parametrize(

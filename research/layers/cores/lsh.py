@@ -1,6 +1,7 @@
 """Reformer: attention within buckets of like vectors."""
 
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -23,8 +24,9 @@ class LSH(nn.Module):
     buckets of its own, are combined by the weight that each has found; a pair found in
     several counts as often, as in the official code.
 
-    Queries are keys: `key` is not read. What a chunk holds depends on all vectors, so
-    causal attention, which never mixes a later value, may still change with them.
+    Queries are keys: `key` is not read, and attention with this core makes none. What a
+    chunk holds depends on all vectors, so causal attention, which never mixes a later
+    value, may still change with them.
     Decoding remembers all vectors, and at each step gives what all so far would.
 
     Rotations are in the collection `features`, drawn with the parameters. Takes no
@@ -41,6 +43,9 @@ class LSH(nn.Module):
       scale: of the logits.
       dropout_rate: of the weights, in training.
     """
+
+    shares_keys: ClassVar[bool] = True
+    """Whether queries are the keys."""
 
     num_buckets: int | tuple[int, ...]
     chunk_size: int = 64
