@@ -14,6 +14,7 @@ FLOORS = {
     "research.losses": 1,
     "research.diffusion": 1,
     "research.decoding": 1,
+    "research.detection": 1,
     "research.data": 1,
     "research.tasks.base": 1,
     "research.train.metrics": 1,

@@ -230,7 +230,7 @@ class ListOps:
 
     def __getitem__(self, index: int) -> Example:
         hashes = _HASHES[known(self.split, _HASHES)]
-        pull = _stream(self.seed, _within(index, self)).__next__
+        pull = stream(self.seed, _within(index, self)).__next__
         while True:
             tree: list[int] = []
             label = self._grow(tree, 1, pull)
@@ -260,7 +260,8 @@ class ListOps:
         return _FUNCTIONS[operator](values) if values else 0
 
 
-def _stream(seed: int, index: int, block: int = 128) -> Iterator[int]:
+def stream(seed: int, index: int, block: int = 128) -> Iterator[int]:
+    """The random words of (seed, index) without end; `block` are made at a time."""
     start = 0
     while True:
         yield from draws(seed, index, start, block).tolist()
