@@ -150,8 +150,11 @@ class Data:
                 f"{', '.join(self.eval) or 'none'}"
             )
         _at_least(1, "the evaluation's batch_size", batch_size)
-        stream = _EvalStream(self, split, batch_size, rows_of(rows, batch_size))
-        return self._run(stream)
+        rows_made = rows_of(rows, batch_size)
+        return self._run(self._eval_stream(split, batch_size, rows_made))
+
+    def _eval_stream(self, split: str, batch_size: int, rows: np.ndarray) -> "_Stream":
+        return _EvalStream(self, split, batch_size, rows)
 
     def _run(self, stream: "_Stream") -> Batches:
         if not self.num_workers:
@@ -229,6 +232,13 @@ class _Stream(Protocol):
     def __getitem__(self, index: int) -> Batch: ...
 
 
+def generator(seed: int, position: int) -> np.random.Generator:
+    """What the transforms of the example at a place in the stream draw from."""
+    # Counter-based: the key alone opens a stream of its own.
+    key = np.array([seed, position], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
 def make_example(
     data: Data,
     source: Source,
@@ -244,9 +254,7 @@ def make_example(
     try:
         example = source[index]
         if transforms:
-            # A counter-based generator: the key alone opens a stream of its own.
-            key = np.array([data.seed, position], np.uint64)
-            rng = np.random.Generator(np.random.Philox(key=key))
+            rng = generator(data.seed, position)
             for transform in transforms:
                 example = transform(example, rng)
     except Exception as error:

@@ -10,6 +10,7 @@ Images are uint8 (height, width, channels) and labels integers.
 
 import gzip
 import hashlib
+import io
 import itertools
 import zipfile
 import zlib
@@ -223,6 +224,38 @@ def _read_idx(path: Path, num_dims: int) -> UInt8[np.ndarray, "..."]:
 _UNREADABLE = (OSError, Image.DecompressionBombError, SyntaxError, ValueError)
 
 
+def read_image(
+    path: Path, mode: str = "RGB"
+) -> UInt8[np.ndarray, "height width *rest"]:
+    """The pixels of a file in any format that Pillow reads, in one of its modes.
+
+    Raises:
+      UserError: there is no such file, or it is damaged.
+    """
+    try:
+        with Image.open(path) as file:
+            return np.asarray(file.convert(mode))
+    except _UNREADABLE as error:
+        raise UserError(
+            f"{path} cannot be read as an image: {error}: replace or remove it"
+        ) from error
+
+
+def image_size(file: Path | bytes, name: str = "") -> tuple[int, int]:
+    """Height and width of an image, from the head of its file or of its bytes.
+
+    Raises:
+      UserError: as `read_image`; `name` says which bytes they are.
+    """
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as head:
+            return head.height, head.width
+    except _UNREADABLE as error:
+        raise UserError(
+            f"{name or file} cannot be read as an image: {error}: replace or remove it"
+        ) from error
+
+
 @dataclass(frozen=True)
 class ImageFolder(Lazy):
     """Images in one subfolder a class, decoded when they are read.
@@ -272,13 +305,7 @@ class ImageFolder(Lazy):
 
     def __getitem__(self, index: int) -> Example:
         path, label = self._files[index]
-        try:
-            with Image.open(path) as file:
-                image = np.asarray(file.convert(self.mode))
-        except _UNREADABLE as error:
-            raise UserError(
-                f"{path} cannot be read as an image: {error}: replace or remove it"
-            ) from error
+        image = read_image(path, self.mode)
         if self.size is not None and image.shape[:2] != tuple(self.size):
             raise UserError(
                 f"{path} is {image.shape[0]} pixels high and {image.shape[1]} wide, "
