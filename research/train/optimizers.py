@@ -1,6 +1,7 @@
 """Optimizers as records that build optax transformations."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +16,9 @@ from research.train.state import merge
 Multipliers = tuple[tuple[str, float], ...]
 """`(path pattern, factor)`, first match wins; patterns are searched for, as for
 `trainable`. Paths begin below `params`, such as `body/layers/block_0/mlp/up/kernel`."""
+
+Decays = Callable[[str, Any], bool]
+"""Whether a leaf loses weight, by its path, which begins as those of `Multipliers`."""
 
 
 @runtime_checkable
@@ -59,6 +63,81 @@ class Adam:
         return _chain(self.clip_norm, parts, self.learning_rate)
 
 
+def kernels(path: str, leaf: Any) -> bool:
+    """Kernels and tables: two dimensions or more, a stack's axis of layers apart."""
+    return leaf.ndim - bool(_stack_size(path, leaf)) >= 2
+
+
+def everything(path: str, leaf: Any) -> bool:
+    """Biases and the scales of norms too."""
+    del path, leaf
+    return True
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay, after clipping by global norm.
+
+    Loshchilov & Hutter 2019, arXiv:1711.05101, with a rate for each group of
+    parameters as in PyTorch: the decay is of that rate too.
+
+    Attributes:
+      weight_decay: what fraction of a leaf goes at each step, times its rate.
+      decays: which leaves lose weight.
+      no_decay: patterns of paths that do not, even so.
+      rates: factors of the learning rate; see `layer_decay` for one by depth.
+    """
+
+    learning_rate: Schedule
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    decays: Decays = kernels
+    no_decay: tuple[str, ...] = ()
+    rates: Multipliers = ()
+    clip_norm: float | None = None
+
+    def __call__(self) -> optax.GradientTransformation:
+        parts = [
+            optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
+            optax.add_decayed_weights(self.weight_decay, mask=self._decaying),
+        ]
+        if self.rates:
+            parts.append(scale_by_path(self.rates))
+        return _chain(self.clip_norm, parts, self.learning_rate)
+
+    def _decaying(self, params: Any) -> Any:
+        for pattern in self.no_decay:
+            names = _names(params)
+            if not any(re.search(pattern, name) for name in names):
+                raise UserError(
+                    f"no_decay: {pattern!r} matches no parameter that moves: patterns "
+                    f"are searched for in paths such as {names[0]!r}"
+                )
+
+        def loses(path: Any, leaf: Any) -> bool:
+            name = path_name(path)
+            spared = any(re.search(pattern, name) for pattern in self.no_decay)
+            return self.decays(name, leaf) and not spared
+
+        return jax.tree_util.tree_map_with_path(loses, params)
+
+
+def layer_decay(depths: tuple[tuple[str, int], ...], factor: float) -> Multipliers:
+    """Rates that fall by `factor` from a layer to the one below it (Clark et al. 2020).
+
+    As of BEiT (Bao et al. 2022, arXiv:2106.08254) and timm.
+
+    Args:
+      depths: `(path pattern, depth)`, first match wins; what none matches counts as
+        the deepest: such as a head.
+      factor: of a layer one less deep.
+    """
+    top = max((depth for _, depth in depths), default=0)
+    return tuple((pattern, factor ** (top - depth)) for pattern, depth in depths)
+
+
 @dataclass(frozen=True)
 class Sgd:
     """Gradient descent after clipping by global norm, with momentum.
@@ -87,6 +166,7 @@ class RAdam:
 
     Liu et al. 2020, arXiv:1908.03265, Algorithm 2. `threshold` is the length of the
     moving average from which the rate adapts: 4 in the paper, 5 in its code.
+    `weight_decay` is decoupled, of kernels and tables.
     """
 
     learning_rate: Schedule
@@ -94,13 +174,17 @@ class RAdam:
     b2: float = 0.999
     eps: float = 1e-8
     threshold: float = 5.0
+    weight_decay: float = 0.0
     clip_norm: float | None = None
 
     def __call__(self) -> optax.GradientTransformation:
         radam = optax.scale_by_radam(
             self.b1, self.b2, self.eps, threshold=self.threshold
         )
-        return _chain(self.clip_norm, [radam], self.learning_rate)
+        parts = [radam]
+        if self.weight_decay:
+            parts.append(optax.add_decayed_weights(self.weight_decay, mask=_is_kernel))
+        return _chain(self.clip_norm, parts, self.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -203,7 +287,7 @@ def scale_by_path(multipliers: Multipliers) -> optax.GradientTransformation:
         return "", 1.0
 
     def init(params: Any) -> optax.EmptyState:
-        names = [path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+        names = _names(params)
         found = {find(name)[0] for name in names}
         for pattern, _ in multipliers:
             if pattern not in found:
@@ -236,15 +320,19 @@ def _chain(
 # Layers of a scanned stack are slices of its leaves
 
 
-def _stack_size(path: Any, leaf: Any) -> int:
+def _stack_size(path: str, leaf: Any) -> int:
     """How many layers a leaf holds in its first axis; 0 for one that is no stack's."""
-    return leaf.shape[0] if re.search(r"(^|/)layers/", path_name(path)) else 0
+    return leaf.shape[0] if re.search(r"(^|/)layers/", path) else 0
 
 
 def _is_kernel(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf.ndim - bool(_stack_size(path, leaf)) >= 2, params
+        lambda path, leaf: kernels(path_name(path), leaf), params
     )
+
+
+def _names(params: Any) -> list[str]:
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
 def _per_layer(
@@ -254,7 +342,9 @@ def _per_layer(
 
     def groups(tree: Any) -> dict[int, Any]:
         """The tree by size of stack, None in the place of other leaves."""
-        sizes = jax.tree_util.tree_map_with_path(_stack_size, tree)
+        sizes = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _stack_size(path_name(path), leaf), tree
+        )
         return {
             size: jax.tree.map(lambda n, x, s=size: x if n == s else None, sizes, tree)
             for size in sorted(set(jax.tree.leaves(sizes)))

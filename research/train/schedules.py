@@ -55,6 +55,24 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class Warmup:
+    """A line from `initial` to where `schedule` begins, which starts after it.
+
+    With `Cosine` what timm calls a warm-up prefix, from a rate other than zero.
+    """
+
+    schedule: Schedule
+    num_steps: int
+    initial: float = 0.0
+
+    def __call__(self, step: ArrayLike) -> jax.Array:
+        step = jnp.asarray(step)
+        slope = (self.schedule(0) - self.initial) / max(1, self.num_steps)
+        after = self.schedule(jnp.maximum(step - self.num_steps, 0))
+        return jnp.where(step < self.num_steps, self.initial + slope * step, after)
+
+
+@dataclass(frozen=True)
 class Linear:
     """Linear warm-up to `peak`, then a line down to `end` at `num_steps`."""
 

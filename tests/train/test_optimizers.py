@@ -10,9 +10,12 @@ from research.train.optimizers import (
     Adadelta,
     Adafactor,
     Adam,
+    AdamW,
     Lamb,
     RAdam,
     Sgd,
+    everything,
+    layer_decay,
     scale_by_path,
 )
 from research.train.schedules import Constant, Piecewise
@@ -136,6 +139,51 @@ def test_multipliers_scale_the_rate_of_what_matches_but_not_its_decay():
     jax.tree.map(compare, factors, PARAMS, scaled, base, plain)
 
 
+def test_adamw_is_adam_where_nothing_is_asked_of_it():
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        run(AdamW(RATE, b2=0.98, weight_decay=0.1), 3),
+        run(Adam(RATE, b2=0.98, weight_decay=0.1), 3),
+    )
+
+
+def test_rates_of_groups_are_of_their_decay_too():
+    decayed, plain = run(AdamW(RATE, weight_decay=0.1), 1), run(Adam(RATE), 1)
+    rates = (("layers/kernel", 0.25), ("bias$", 3.0))
+    scaled = run(AdamW(RATE, weight_decay=0.1, no_decay=("abl",), rates=rates), 1)
+    factors = {"table": 1.0, "bias": 3.0, "layers": {"kernel": 0.25, "bias": 3.0}}
+    decayed["table"] = plain["table"]
+
+    def compare(factor, before, after, whole):
+        expected = before + factor * (whole - before)
+        np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-5)
+
+    jax.tree.map(compare, factors, PARAMS, scaled, decayed)
+    all_of_them = run(AdamW(RATE, weight_decay=0.1, decays=everything), 1)
+    expected = jax.tree.map(lambda x, p: p - 0.5 * 0.1 * x, PARAMS, plain)
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, 1e-5, 1e-6),
+        all_of_them,
+        expected,
+    )
+
+
+def test_a_pattern_without_decay_that_matches_nothing_is_refused():
+    with pytest.raises(UserError, match="no_decay: 'tabel' matches no .* as 'bias'"):
+        AdamW(RATE, no_decay=("tabel",))().init(PARAMS)
+
+
+def test_rates_fall_from_layer_to_layer():
+    depths = (("embed", 0), ("block_0/", 1), ("block_1/", 2), ("norm", 3))
+    rates = layer_decay(depths, 0.5)
+    assert [rate for _, rate in rates] == [0.125, 0.25, 0.5, 1.0]
+    assert [pattern for pattern, _ in rates] == [pattern for pattern, _ in depths]
+    params = {"embed": 1.0, "block_1": {"norm": 1.0}, "norm": 1.0, "head": 1.0}
+    transform = scale_by_path((rates[0], *rates[2:]))
+    scaled, _ = transform.update(params, transform.init(params))
+    assert scaled == {"embed": 0.125, "block_1": {"norm": 0.5}, "norm": 1, "head": 1}
+
+
 def test_a_multiplier_that_matches_nothing_is_refused():
     with pytest.raises(UserError, match="'tabel' matches no .* such as 'bias'"):
         scale_by_path((("tabel", 0.5),)).init(PARAMS)
@@ -179,6 +227,7 @@ def test_radam_is_algorithm_2():
 
     def rule(x, is_kernel):
         m = v = 0.0
+        decay = 0.1 * is_kernel
 
         def update(step, g):
             nonlocal m, v
@@ -188,7 +237,7 @@ def test_radam_is_algorithm_2():
             length = longest - 2 * t * b2**t / (1 - b2**t)
             mean = m / (1 - b1**t)
             if length < 5:
-                return -RATES[step] * mean
+                return -RATES[step] * (mean + decay * x)
             rectified = np.sqrt(
                 (length - 4)
                 * (length - 2)
@@ -196,11 +245,12 @@ def test_radam_is_algorithm_2():
                 / ((longest - 4) * (longest - 2) * length)
             )
             root = np.sqrt(v / (1 - b2**t))
-            return -RATES[step] * rectified * mean / (root + 1e-8)
+            direction = rectified * mean / (root + 1e-8)
+            return -RATES[step] * (direction + decay * x)
 
         return update
 
-    check(RAdam(RATE, b1, b2), rule, num_steps=8)
+    check(RAdam(RATE, b1, b2, weight_decay=0.1), rule, num_steps=8)
 
 
 def test_adadelta_is_algorithm_1():

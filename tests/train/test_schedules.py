@@ -9,11 +9,13 @@ import pytest
 
 from research.errors import UserError
 from research.train.schedules import (
+    Cosine,
     Exponential,
     InverseSqrt,
     Linear,
     Noam,
     Piecewise,
+    Warmup,
 )
 
 
@@ -27,6 +29,12 @@ def test_linear_has_its_ends_and_its_middle():
     found = rates(schedule, [0, 5, 10, 60, 110, 200])
     np.testing.assert_allclose(found, [0, 0.5, 1.0, 0.6, 0.2, 0.2], rtol=1e-6)
     np.testing.assert_allclose(rates(Linear(2.0, 4), [0, 1, 4]), [2, 1.5, 0])
+
+
+def test_warmup_rises_to_where_its_schedule_begins():
+    schedule = Warmup(Cosine(1.0, num_steps=100, end=0.2), num_steps=10, initial=0.1)
+    found = rates(schedule, [0, 5, 9, 10, 60, 110, 200])
+    np.testing.assert_allclose(found, [0.1, 0.55, 0.91, 1, 0.6, 0.2, 0.2], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
