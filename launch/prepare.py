@@ -16,6 +16,7 @@ import tyro
 
 from launch.cli import Choice, run
 from launch.text import console
+from research.data.groups import GroupedData
 from research.data.loader import Batches, Data
 from research.data.sources import Source, all_missing, prepare_all
 from research.data.transforms import Transform
@@ -111,9 +112,12 @@ def main(
         table.add_column(heading, no_wrap=True)
     for heading in ("an example", "verified", "source"):
         table.add_column(heading, overflow="fold")
-    for split in prepare(choice.load().data, download):
+    data = choice.load().data
+    for split in prepare(data, download):
         table.add_row(*map(str, dataclasses.astuple(split)))
     console().print(table)
+    if isinstance(data, GroupedData):
+        print(data.summary())
 
 
 if __name__ == "__main__":

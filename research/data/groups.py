@@ -136,6 +136,15 @@ class GroupedData(Data):
         shares = {s: batches[s] / batches.total() for s in self._sizes}
         return 1 - filled / total, shares
 
+    def summary(self, num_windows: int = 1) -> str:
+        """`padding` in a line."""
+        share, sizes = self.padding(num_windows)
+        told = ", ".join(f"{h}x{w} {part:.1%}" for (h, w), part in sizes.items())
+        return (
+            f"batches of {len(sizes)} sizes ({told}); {share:.1%} of their pixels are "
+            "padding"
+        )
+
     def _measured(self, window: int) -> Int64[np.ndarray, "examples 2"]:
         """The sizes of the training images of one window, after the transforms."""
         positions = self._positions(window)

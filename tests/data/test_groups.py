@@ -199,6 +199,10 @@ def test_padding_is_what_the_batches_have(batches):
     assert share == pytest.approx(1 - filled / total)
     counts = Counter(b["image"].shape[1:3] for b in batches)
     assert shapes == {s: counts[s] / STEPS for s in (*DATA.smaller, (26, 26))}
+    first, *_, last = (f"{h}x{w} {part:.1%}" for (h, w), part in shapes.items())
+    told = DATA.summary(num_windows=3)
+    assert told.startswith(f"batches of 5 sizes ({first}, ")
+    assert told.endswith(f"{last}); {share:.1%} of their pixels are padding")
     # One bucket for all has more of it.
     assert replace(DATA, smaller=()).padding(3)[0] > share + 0.2
 
