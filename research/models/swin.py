@@ -13,7 +13,8 @@ arXiv:2111.09883. Published sizes, with 1000 classes, at 224 pixels:
 and at 384 pixels with a window of 12.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -203,6 +204,7 @@ class Swin(nn.Module):
       residual: built with `drop_path_rate`, `dtype` and `name`.
       merge: from a stage to the next, built with `dtype` and `name`.
       out_norm: of each map that is returned; None is for none.
+      out_stages: whose maps are returned, in order; None is for all.
       dropout_rate: of the vectors of the patches, in training.
       drop_path_rate: of the last block, in training; it grows in equal steps from zero
         at the first.
@@ -225,6 +227,7 @@ class Swin(nn.Module):
     residual: Slot = partial(PreNorm, norm=Norm)
     merge: Slot = PatchMerging
     out_norm: Slot | None = None
+    out_stages: tuple[int, ...] | None = None
     dropout_rate: float = 0.0
     drop_path_rate: float = 0.2
     remat: bool = False
@@ -236,7 +239,7 @@ class Swin(nn.Module):
         image: Float[Array, "batch height width image_channels"],
         train: bool = False,
     ) -> tuple[Float[Array, "batch rows columns channels"], ...]:
-        """The map of each stage, before it is merged.
+        """The map of each of `out_stages`, before it is merged.
 
         Raises `UserError` for stages of unequal number, or heads that do not divide the
         channels.
@@ -292,14 +295,27 @@ class Swin(nn.Module):
                     ),
                     name=f"stage_{stage}_block_{block}",
                 )(x, train)
-            out = x
-            if self.out_norm is not None:
-                name = f"out_norm_{stage}"
-                out = self.out_norm(dtype=self.dtype, name=name)(x, train)
-            maps.append(out)
+            if self.out_stages is None or stage in self.out_stages:
+                out = x
+                if self.out_norm is not None:
+                    name = f"out_norm_{stage}"
+                    out = self.out_norm(dtype=self.dtype, name=name)(x, train)
+                maps.append(out)
             if stage < stages - 1:
                 x = self.merge(dtype=self.dtype, name=f"merge_{stage}")(x, train)
         return tuple(maps)
+
+
+AttentionV2: Slot = partial(
+    WindowAttention,
+    core=Softmax(scale=unscaled),
+    position=ContinuousPosition,
+    match=Cosine,
+    use_key_bias=False,
+)
+ResidualV2: Slot = partial(
+    ResPostNorm, norm=partial(Norm, scale_init=nn.initializers.zeros)
+)
 
 
 def swin_v2(
@@ -314,28 +330,80 @@ def swin_v2(
       trained_window_sizes: of each stage, where windows have grown since training.
       settings: of `Swin`, other than these.
     """
-
-    def attention(trained: int | None) -> Slot:
-        return partial(
-            WindowAttention,
-            core=Softmax(scale=unscaled),
-            position=partial(ContinuousPosition, trained_window_size=trained),
-            match=Cosine,
-            use_key_bias=False,
-        )
-
     slots: dict[str, Any] = dict(
         window_size=8,
-        attention=attention(None)
-        if trained_window_sizes is None
-        else tuple(map(attention, trained_window_sizes)),
-        residual=partial(
-            ResPostNorm,
-            norm=partial(Norm, scale_init=nn.initializers.zeros),
-        ),
+        attention=AttentionV2,
+        residual=ResidualV2,
         merge=PatchMergingPostNorm,
     )
+    if trained_window_sizes is not None:
+        slots["attention"] = trained_with(AttentionV2, trained_window_sizes)
     return Swin(**(slots | settings))
+
+
+def trained_with(attention: Slot, sizes: tuple[int | None, ...]) -> tuple[Slot, ...]:
+    """Attention of each stage, given how large windows were when it was trained."""
+    return tuple(
+        partial(attention, position=partial(ContinuousPosition, trained_window_size=n))
+        for n in sizes
+    )
+
+
+def resize(
+    leaves: Mapping[str, np.ndarray], expected: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, np.ndarray]:
+    """Parameters for windows, or a first map, of another size.
+
+    Tables of distances and positions of the first map are interpolated with PyTorch's
+    bicubic, as the official code does to fine-tune. Swin v2 needs nothing for its
+    windows, but to be told what they were: `trained_window_size`.
+
+    Args:
+      leaves: host arrays by path, such as
+        `params/backbone/stage_0_block_0/mixer/position/table`.
+      expected: the shape of leaves of the new model by path.
+
+    Returns:
+      All of `leaves`; those that are neither, or of the same shape, as they are.
+
+    Raises:
+      UserError: positions of a map that is not square.
+    """
+
+    def fitted(path: str, leaf: np.ndarray) -> np.ndarray:
+        is_positional = path.endswith(("position/table", "absolute/embedding"))
+        if not is_positional or path not in expected:
+            return leaf
+        rows = expected[path].shape[0]
+        side, new_side = math.isqrt(len(leaf)), math.isqrt(rows)
+        if rows == len(leaf):
+            return leaf
+        if side**2 != len(leaf) or new_side**2 != rows:
+            raise UserError(
+                f"{path} has {len(leaf)} positions, and {rows} are wanted: expected "
+                "squares of both"
+            )
+        weights = _bicubic(side, new_side)
+        square = leaf.reshape(side, side, -1)
+        new = np.einsum("ij,jkc,lk->ilc", weights, square, weights)
+        return new.reshape(rows, -1).astype(leaf.dtype)
+
+    return {path: fitted(path, np.asarray(leaf)) for path, leaf in leaves.items()}
+
+
+def _bicubic(size: int, new_size: int) -> np.ndarray:
+    """What each new sample has of each old one (Keys 1981, with -0.75 for -0.5)."""
+    place = (np.arange(new_size) + 0.5) * size / new_size - 0.5
+    taps = np.floor(place).astype(int)[:, None] + np.arange(-1, 3)
+    x = np.abs(place[:, None] - taps)
+    near = 1.25 * x**3 - 2.25 * x**2 + 1
+    far = -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+    weights = np.zeros((new_size, size))
+    rows = np.broadcast_to(np.arange(new_size)[:, None], taps.shape)
+    # Beyond the border there is more of what is at it.
+    taps = taps.clip(0, size - 1)
+    np.add.at(weights, (rows, taps), np.where(x <= 1, near, far))
+    return weights
 
 
 def _pad(x: Array, multiple: int) -> Array:

@@ -13,26 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError
+from research.models.image_classifier import ImageClassifier
 from research.models.score_unet import ScoreUNet
+from research.models.swin import Swin
 from research.models.transformer import (
     Encoder,
     EncoderDecoder,
     MaskedLanguageModel,
     SequenceClassifier,
 )
-from research.pretrained import bert, marian, t5, unet2d
+from research.pretrained import bert, marian, swin, t5, timm_swin, unet2d
 from research.pretrained.configs import CONFIG, read_config
 from research.tasks.base import Variables
 
-SOURCE = "give a folder that transformers' or diffusers' save_pretrained wrote"
+SOURCE = "give a folder of timm, or one that save_pretrained wrote"
 
 LOADS: dict[str, Callable[[str], tuple[Any, Variables]]] = {
     "t5": t5.load,
     "marian": marian.load,
     "bert": bert.load,
     "UNet2DModel": unet2d.load,
+    "swin": swin.load,
+    "swinv2": swin.load,
+    **dict.fromkeys(timm_swin.ARCHITECTURES, timm_swin.load),
 }
-"""By `model_type`, of transformers, or `_class_name`, of diffusers."""
+"""By `model_type`, `_class_name` or `architecture`: transformers, diffusers, timm."""
 
 # What raises if a model does not fit, and what writes it, of each layout.
 Layouts = dict[Callable[[Any], Any], Callable[[str, Any, Variables], None]]
@@ -42,6 +47,11 @@ SAVES: dict[type, Layouts] = {
     Encoder: {bert.config_of: bert.save},
     MaskedLanguageModel: {bert.config_of: bert.save},
     SequenceClassifier: {bert.config_of: bert.save},
+    Swin: {swin.config_of: swin.save},
+    ImageClassifier: {
+        swin.config_of: swin.save,
+        timm_swin.config_of: timm_swin.save,
+    },
 }
 """The layouts that a class may have."""
 
@@ -63,7 +73,8 @@ def load(folder: str) -> tuple[Any, Variables]:
 
         return schedulers.load(folder)
     config = read_config(path / CONFIG, SOURCE)
-    kind = config.get("model_type", config.get("_class_name"))
+    kinds = (config.get(key) for key in ("model_type", "_class_name", "architecture"))
+    kind = next((kind for kind in kinds if kind is not None), None)
     if not isinstance(kind, str) or kind not in LOADS:
         raise UserError(
             f"{path / CONFIG} is of a model {kind!r}, which is not supported: expected "

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from research.layers.dropout import Dropout
+from research.layers.dropout import Dropout, StochasticDepth
 
 
 @partial(jax.jit, static_argnums=0)
@@ -46,3 +46,20 @@ def test_gradient_is_dropped_alike():
 
 def test_keeps_the_dtype():
     assert drop(0.1, jnp.ones((2, 2), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_whole_examples():
+    x = jnp.ones((4000, 2, 3))
+
+    @partial(jax.jit, static_argnums=0)
+    def drop_path(rate, train=True):
+        rngs = {"dropout": jax.random.key(0)}
+        return StochasticDepth(rate).apply({}, x, train=train, rngs=rngs)
+
+    y = np.asarray(drop_path(0.2))
+    kept = (y > 0).all((1, 2))
+    assert (kept | (y == 0).all((1, 2))).all()
+    assert abs(kept.mean() - 0.8) < 4 * (0.8 * 0.2 / 4000) ** 0.5
+    np.testing.assert_allclose(y[kept], 1 / 0.8, rtol=1e-6)
+    assert (StochasticDepth(0.2).apply({}, x, train=False) == x).all()
+    assert (drop_path(0.0) == x).all()
