@@ -5,7 +5,7 @@
 softmax_text with the core of Katharopoulos et al. 2020,
 arXiv:2006.16236.
 Required beforehand: below 3.0 bits a byte on the files held out.
-Ours: ?
+Ours: 3.290, which falls short.
 """
 
 from experiments.attention import softmax_text
