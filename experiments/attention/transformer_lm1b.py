@@ -22,6 +22,7 @@ from research.data.loader import Data
 from research.data.packing import NoLonger, Packed, Transformed
 from research.data.sequences import AppendEos, Tokenize
 from research.data.sources import Source, Tfds
+from research.data.stored import Stored
 from research.data.subwords import SentencePiece, Training
 from research.evals.loss import HeldOutLoss
 from research.experiment import Experiment, Published
@@ -87,7 +88,10 @@ def experiment(num_steps: int = 500_000, batch_size: int = 256) -> Experiment:
             )
         ),
         data=Data(
-            train=Packed(sentences("train"), length),
+            train=Stored(
+                Packed(sentences("train"), length),
+                f"~/data/twelvefold/lm1b_unigram{vocab_size}_rows{length}",
+            ),
             eval={"test": Packed(sentences("test"), length, most=1)},
             spec={
                 name: ((length,), "int32")

@@ -7,7 +7,6 @@ flash_wiki40b on another corpus, whose subwords are made from one book in a hund
 Published: the quality of an improved Transformer in up to 12.1 times less training time
 (abstract); of perplexities there is no figure here, for want of the paper's own tables.
 Ours: ?
-All subwords are kept in memory, 2 bytes each.
 """
 
 from experiments.flash import flash_wiki40b as base

@@ -20,6 +20,7 @@ from functools import partial
 from research.data.loader import Data
 from research.data.packing import Windows
 from research.data.sources import Tfds
+from research.data.stored import Stored
 from research.data.subwords import SentencePiece, Training
 from research.evals.loss import HeldOutLoss
 from research.experiment import Experiment
@@ -30,7 +31,7 @@ from research.layers.gated import GatedAttentionUnit
 from research.layers.norms import LayerNorm, ScaleNorm
 from research.layers.positions import Rotary
 from research.layers.residual import PreNorm
-from research.layers.stack import Stack, TransformerBlock
+from research.layers.stack import Slot, Stack, TransformerBlock
 from research.models.transformer import LanguageModel
 from research.tasks.language_modelling import LanguageModelling
 from research.train.checkpoints import Checkpoints
@@ -60,8 +61,10 @@ def of(
     corpus: str = "wiki40b/en",
     part: str = "text",
     sample: str = "train[:5%]",
+    block: Slot | None = None,
+    num_layers: int = 24,
 ) -> Experiment:
-    """The setting that all siblings share, with another core or corpus.
+    """The setting that all siblings share, with another core, corpus or block.
 
     Args:
       core: of the units.
@@ -72,32 +75,33 @@ def of(
       corpus: as TFDS names it.
       part: of its examples, which holds the text.
       sample: the part of the corpus that the subwords are made from.
+      block: of the stack; None is for units.
+      num_layers: of such blocks.
     """
     vocab_size, dim = 32_000, 768
+    stem = f"{corpus.replace('/', '_')}_unigram{vocab_size}"
     tokenizer = SentencePiece(
-        f"~/data/twelvefold/{corpus.replace('/', '_')}_unigram{vocab_size}.model",
+        f"~/data/twelvefold/{stem}.model",
         Training(Tfds(corpus, sample), vocab_size, (part,)),
     )
 
     def rows(split: str) -> Windows:
         return Windows(Tfds(corpus, split), tokenizer, length, part=part)
 
-    unit = partial(GatedAttentionUnit, core=core, rotary=Rotary())
-    block = partial(
-        TransformerBlock,
-        mixer=unit,
-        mlp=None,
-        residual=partial(PreNorm, norm=partial(ScaleNorm, unit=True)),
-    )
     return Experiment(
         task=LanguageModelling(
             LanguageModel(
                 TokenEmbedding(vocab_size, dim),
-                Stack(24, (block,), final_norm=LayerNorm, remat=True),
+                Stack(
+                    num_layers,
+                    (block or units(core),),
+                    final_norm=LayerNorm,
+                    remat=True,
+                ),
             )
         ),
         data=Data(
-            train=rows("train"),
+            train=Stored(rows("train"), f"~/data/twelvefold/{stem}_rows{length}"),
             eval={name: rows(name) for name in ("validation", "test")},
             spec={"tokens": ((length,), "int32")},
             batch_size=batch_size,
@@ -113,4 +117,14 @@ def of(
         offline_evals={"test": HeldOutLoss(split="test", batch_size=8)},
         checkpoints=Checkpoints(every=5000, keep_last=2),
         num_params=num_params,
+    )
+
+
+def units(core: Core) -> Slot:
+    """A gated attention unit with a norm of a single scale before it."""
+    return partial(
+        TransformerBlock,
+        mixer=partial(GatedAttentionUnit, core=core, rotary=Rotary()),
+        mlp=None,
+        residual=partial(PreNorm, norm=partial(ScaleNorm, unit=True)),
     )

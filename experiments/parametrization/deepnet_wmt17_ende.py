@@ -23,6 +23,7 @@ from research.data.loader import Data
 from research.data.packing import NoLonger, Packed, Transformed
 from research.data.sequences import AppendEos, Tokenize
 from research.data.sources import Source, Tfds
+from research.data.stored import Stored
 from research.data.subwords import SentencePiece, Training
 from research.data.transforms import Rename
 from research.evals.bleu import Bleu
@@ -125,7 +126,10 @@ def of(
             smoothing=0.1,
         ),
         data=Data(
-            train=Packed(pairs("train"), length, PARTS),
+            train=Stored(
+                Packed(pairs("train"), length, PARTS),
+                f"~/data/twelvefold/wmt17_de_en_bpe{vocab_size}_rows{length}",
+            ),
             eval={
                 "newstest2016": Packed(pairs("validation"), length, PARTS, most=1),
                 "newstest2017": Packed(pairs("test"), length, PARTS, most=1),

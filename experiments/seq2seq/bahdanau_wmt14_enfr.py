@@ -19,6 +19,7 @@ Parameters: the paper does not count them.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import flax.linen as nn
 
@@ -28,6 +29,7 @@ from research.data.loader import Bucket, Data
 from research.data.packing import NoLonger, Transformed
 from research.data.sequences import AppendEos, Tokenize
 from research.data.sources import Source
+from research.data.stored import Stored
 from research.data.subwords import SentencePiece, Training
 from research.decoding.scoring import PLAIN
 from research.evals.bleu import Bleu
@@ -144,13 +146,15 @@ class Languages:
         self, batch_size: int, lengths: tuple[int, ...] = (16, 32, 48, 64)
     ) -> Data:
         """Batches of as many sentences, of about equal length; longer ones to test."""
-        longest = 192
+        longest, most = 192, lengths[-1]
+        names = (Path(side.path).stem for side in (self.source, self.target))
+        folder = f"~/data/twelvefold/{'_'.join(dict.fromkeys(names))}_at_most_{most}"
         buckets = [
             Bucket(batch_size, {part: ((length,), "int32") for part in base.PARTS})
             for length in (*lengths, longest)
         ]
         return BucketedData(
-            train=self.pairs("train", lengths[-1]),
+            train=Stored(self.pairs("train", most), folder),
             eval={
                 "newstest2013": self.pairs("validation", longest),
                 "newstest2014": self.pairs("test", longest),

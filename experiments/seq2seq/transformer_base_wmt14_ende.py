@@ -26,6 +26,7 @@ from research.data.loader import Data
 from research.data.packing import NoLonger, Packed, Transformed
 from research.data.sequences import AppendEos, Tokenize
 from research.data.sources import Source, Tfds
+from research.data.stored import Stored
 from research.data.subwords import SentencePiece, Training
 from research.data.transforms import Rename
 from research.evals.bleu import Bleu
@@ -107,7 +108,10 @@ def experiment(
             smoothing=smoothing,
         ),
         data=Data(
-            train=Packed(pairs("train"), length, PARTS),
+            train=Stored(
+                Packed(pairs("train"), length, PARTS),
+                f"~/data/twelvefold/wmt14_{language}_en_bpe{vocab_size}_rows{length}",
+            ),
             eval={
                 "newstest2013": Packed(pairs("validation"), length, PARTS, most=1),
                 "newstest2014": Packed(pairs("test"), length, PARTS, most=1),

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import numpy as np
 from jaxtyping import Int64
@@ -23,6 +23,7 @@ from research.data.loader import (
     make_example,
     rows_of,
 )
+from research.data.packing import Measured
 from research.data.permutation import GOLDEN, mix, permuted
 from research.errors import UserError
 
@@ -37,7 +38,8 @@ class BucketedData(Data):
     An example goes into the first bucket that holds it after the transforms, and zeros
     fill its parts up; it is an error if none does. `Schedule` says which examples stand
     in which batch. For this all examples are made once when the first batch is asked
-    for; so their shapes may not depend on random draws.
+    for; so their shapes may not depend on random draws. Only their lengths are asked
+    for where nothing is transformed and the source knows them (`Measured`).
 
     `batch_size` and `spec` are those of the largest bucket, and whatever asks for one
     shape of batch, such as the evaluation, takes that.
@@ -94,22 +96,40 @@ class BucketedData(Data):
     def schedule(self) -> "Schedule":
         """Which examples stand in which batch."""
         buckets = self.buckets()
-        members: list[list[int]] = [[] for _ in buckets]
-        for index in range(len(self.train)):
-            example = make_example(self, self.train, self.transforms, index, index)
-            shapes = {n: np.shape(example[n]) for n in self.spec if n in example}
-            for bucket, found in zip(buckets, members, strict=True):
-                if _holds(bucket, shapes):
-                    found.append(index)
-                    break
-            else:
-                raise UserError(
-                    f"example {index} of data.train has the shapes {shapes}, and no "
-                    f"bucket holds them, not even that of data.spec, {buckets[-1]}: "
-                    "shorten such examples, or leave them out"
-                )
-        arrays = tuple(np.array(found, np.int64) for found in members)
-        return Schedule(buckets, arrays, self.seed)
+        one_axis = all(len(shape) == 1 for shape, _ in self.spec.values())
+        if isinstance(self.train, Measured) and one_axis and not self.transforms:
+            first = self._by_length(self.train.lengths(tuple(self.spec)))
+        else:
+            first = np.array([self._first(i) for i in range(len(self.train))], int)
+        members = (np.flatnonzero(first == place) for place in range(len(buckets)))
+        return Schedule(buckets, tuple(members), self.seed)
+
+    def _by_length(self, lengths: np.ndarray) -> np.ndarray:
+        """The first bucket that holds each example."""
+        longest = [
+            [bucket.spec[name][0][0] for name in self.spec] for bucket in self.buckets()
+        ]
+        fits = [(lengths <= np.array(limits)).all(axis=1) for limits in longest]
+        for index in np.flatnonzero(~fits[-1])[:1].tolist():
+            sizes = zip(self.spec, lengths[index].tolist(), strict=True)
+            self._refuse(index, {name: (size,) for name, size in sizes})
+        return np.argmax(fits, axis=0)
+
+    def _first(self, index: int) -> int:
+        """The first bucket that holds an example, which is made for it."""
+        example = make_example(self, self.train, self.transforms, index, index)
+        shapes = {n: np.shape(example[n]) for n in self.spec if n in example}
+        for place, bucket in enumerate(self.buckets()):
+            if _holds(bucket, shapes):
+                return place
+        self._refuse(index, shapes)
+
+    def _refuse(self, index: int, shapes: Shapes) -> NoReturn:
+        raise UserError(
+            f"example {index} of data.train has the shapes {shapes}, and no bucket "
+            f"holds them, not even that of data.spec, {self.buckets()[-1]}: shorten "
+            "such examples, or leave them out"
+        )
 
     def _stream(self, start_step: int, rows: Rows | None) -> "_BucketStream":
         wanted = {b.batch_size: rows_of(rows, b.batch_size) for b in self.buckets()}

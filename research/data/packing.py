@@ -1,10 +1,12 @@
 """Rows for sequence models: sources made of the sequences of other sources."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int32
 
 from research.data.sequences import padded
 from research.data.sources import Example, Lazy, Source, all_missing, prepare_all
@@ -44,10 +46,68 @@ class Transformed(Lazy):
 
 
 @dataclass(frozen=True)
+class Chained(Lazy):
+    """The examples of several sources, those of one after those of another."""
+
+    sources: tuple[Source, ...]
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([len(source) for source in self.sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place = int(np.searchsorted(self._ends, index, side="right"))
+        start = int(self._ends[place - 1]) if place else 0
+        return self.sources[place][index - start]
+
+    def missing(self) -> list[str]:
+        """What is missing of any of them."""
+        return all_missing(self.sources)
+
+    def prepare(self) -> str:
+        """Prepare them all."""
+        return prepare_all(self.sources)
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A source that knows how long its sequences are without making them again."""
+
+    def lengths(self, parts: Sequence[str]) -> Int32[np.ndarray, "examples parts"]:
+        """Elements of each of the parts of each example."""
+        ...
+
+
+def lengths_of(
+    source: Source, parts: Sequence[str]
+) -> Int32[np.ndarray, "examples parts"]:
+    """Elements of each of the parts of each example, all of which may have to be read.
+
+    What takes long to make is best kept: `research.data.stored`.
+    """
+    return (
+        source.lengths(parts) if isinstance(source, Measured) else _read(source, parts)
+    )
+
+
+def _read(source: Source, parts: Sequence[str]) -> Int32[np.ndarray, "examples parts"]:
+    lengths = np.zeros((len(source), len(parts)), np.int32)
+    for index, row in enumerate(lengths):
+        example = source[index]
+        row[:] = [len(example[name]) for name in parts]
+    return lengths
+
+
+@dataclass(frozen=True)
 class NoLonger(Lazy):
     """The examples of `source` that have at most `length` elements in each of `parts`.
 
-    All are read once, when the first is asked for.
+    All are measured once, when the first is asked for.
     """
 
     source: Source
@@ -55,18 +115,24 @@ class NoLonger(Lazy):
     parts: tuple[str, ...] = ("tokens",)
 
     @cached_property
-    def _kept(self) -> np.ndarray:
-        kept = [i for i in range(len(self.source)) if self._fits(self.source[i])]
-        return np.array(kept, np.int64)
+    def _lengths(self) -> np.ndarray:
+        return lengths_of(self.source, self.parts)
 
-    def _fits(self, example: Example) -> bool:
-        return all(len(example[name]) <= self.length for name in self.parts)
+    @cached_property
+    def _kept(self) -> np.ndarray:
+        return np.flatnonzero((self._lengths <= self.length).all(axis=1))
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def __getitem__(self, index: int) -> Example:
         return self.source[int(self._kept[index])]
+
+    def lengths(self, parts: Sequence[str]) -> Int32[np.ndarray, "examples parts"]:
+        """Of what is kept, as it was measured."""
+        if not set(parts) <= set(self.parts):
+            return _read(self, parts)
+        return self._lengths[self._kept][:, [self.parts.index(n) for n in parts]]
 
     def missing(self) -> list[str]:
         """What is missing of the source."""
@@ -89,7 +155,8 @@ class Windows(Lazy):
 
     Attributes:
       source: of texts, such as `TextFile`.
-      tokenizer: one that can be applied to lines by themselves, as all here can.
+      tokenizer: one that can be applied to lines, and to words of long ones, by
+        themselves, as all here can.
       length: of the rows.
       overlap: tokens that a row shares with the one before it. With 1, where a model
         learns to say each token but the first, every token is learnt once.
@@ -148,12 +215,17 @@ class Windows(Lazy):
 
 
 def _in_pieces(text: str, size: int = 2**20) -> Iterator[str]:
-    """Whole lines, about `size` characters at a time, so that few ids are lists."""
+    """Whole lines, about `size` characters at a time, so that few ids are lists.
+
+    Whole words, where a line is longer: a piece may begin with a space.
+    """
     start = 0
     while start < len(text):
-        end = text.find("\n", start + size) + 1
-        yield text[start : end or len(text)]
-        start = end or len(text)
+        wanted = start + size
+        end = text.find("\n", wanted, wanted + size) + 1 or text.find(" ", wanted)
+        end = len(text) if end < 0 else end
+        yield text[start:end]
+        start = end
 
 
 @dataclass(frozen=True)
@@ -167,8 +239,8 @@ class Packed(Lazy):
     one example has the same number in all of them.
 
     Each example, in the order of the source, goes into the first of the open rows that
-    has room for it, else into a new one. All are read once for this plan, when the
-    first row is asked for.
+    has room for it, else into a new one. All are measured for this plan, when the first
+    row is asked for.
 
     Attributes:
       source: has the sequences, such as `Transformed(lines, (Tokenize(...),
@@ -188,20 +260,15 @@ class Packed(Lazy):
 
     @cached_property
     def _plan(self) -> "_Plan":
-        return _plan(self._lengths(), self.length, self.num_open, self.most)
-
-    def _lengths(self) -> Iterator[np.ndarray]:
-        for index in range(len(self.source)):
-            example = self.source[index]
-            lengths = np.array([len(example[name]) for name in self.parts])
-            if lengths.max() > self.length:
-                raise UserError(
-                    f"example {index} of {self.source!r:.200} has {lengths.max()} "
-                    f"elements, more than a row of Packed({self.length}): put "
-                    f"Truncate({self.length}) among its transforms, or NoLonger around "
-                    "it"
-                )
-            yield lengths
+        lengths = lengths_of(self.source, self.parts)
+        longest = lengths.max(axis=1)
+        for index in np.flatnonzero(longest > self.length)[:1]:
+            raise UserError(
+                f"example {index} of {self.source!r:.200} has {longest[index]} "
+                f"elements, more than a row of Packed({self.length}): put "
+                f"Truncate({self.length}) among its transforms, or NoLonger around it"
+            )
+        return _plan(lengths, self.length, self.num_open, self.most)
 
     @property
     def fill_rate(self) -> float:
@@ -248,14 +315,13 @@ class _Plan:
 
 
 def _plan(
-    lengths: Iterator[np.ndarray], length: int, num_open: int, most: int
+    lengths: Int32[np.ndarray, "examples parts"], length: int, num_open: int, most: int
 ) -> _Plan:
     rows: list[list[int]] = []
     open_rows = np.zeros(num_open, int)
     room = np.full((num_open, 1), -1)  # of rows that are not there yet
-    total, num_parts = 0, 1
+    num_parts = lengths.shape[1]
     for index, need in enumerate(lengths):
-        total, num_parts = total + int(need.sum()), len(need)
         fits = np.all(room >= need, axis=1)
         place = int(fits.argmax() if fits.any() else room.sum(axis=1).argmin())
         if not fits[place]:
@@ -266,4 +332,5 @@ def _plan(
         room[place] -= need
         if len(rows[open_rows[place]]) == most:
             room[place] = -1  # nothing fits any more
+    total = int(lengths.sum(dtype=np.int64))
     return _Plan(rows, total / max(1, len(rows) * length * num_parts))

@@ -5,7 +5,14 @@ import pickle
 import numpy as np
 import pytest
 
-from research.data.packing import NoLonger, Packed, Transformed, Windows
+from research.data.packing import (
+    Chained,
+    NoLonger,
+    Packed,
+    Transformed,
+    Windows,
+    _in_pieces,
+)
 from research.data.sequences import AppendEos, RandomMask, Tokenize, Truncate
 from research.data.sources import Preparable
 from research.data.text import Lines, ParallelText, TextFile
@@ -62,6 +69,20 @@ def test_longer_examples_can_be_left_out():
     assert source.prepare() == f"{len(source)} of 300 of at most 20"
     pairs = [{"source": [1] * 3, "target": [1] * n} for n in (1, 4, 3)]
     assert len(NoLonger(pairs, 3, ("source", "target"))) == 2
+
+
+def test_sources_follow_each_other(tmp_path):
+    first, second = (Transformed(({"n": n},), ()) for n in (5, 6))
+    source = Chained((first, ({"n": 7}, {"n": 8}), (), second))
+    assert [row["n"] for row in rows_of(source)] == [5, 7, 8, 6]
+    for outside in (-1, 4):
+        with pytest.raises(IndexError):
+            source[outside]
+    absent = str(tmp_path / "absent.txt")
+    lines = Chained((Lines(absent), first, Lines(absent)))
+    assert isinstance(lines, Preparable) and lines.missing() == [absent]
+    (tmp_path / "absent.txt").write_text("here")
+    assert lines.prepare() == "lines" and len(pickle.loads(pickle.dumps(lines))) == 3
 
 
 # Windows
@@ -121,6 +142,16 @@ def test_long_texts_are_tokenized_in_pieces(tmp_path):
     assert source._tokens.nbytes == 2 * len(text)
     fresh = pickle.dumps(Windows(source.source, Bytes(), 1000, keep_rest=True))
     assert pickle.dumps(source) == fresh
+
+
+def test_texts_without_lines_are_cut_between_words(tmp_path):
+    words = [f"w{number % 977}" for number in range(500_000)]
+    text = " ".join(words)  # three pieces
+    source = Windows(({"text": text},), Bytes(), 1000, keep_rest=True)
+    assert Bytes().decode(source._tokens.astype(int)) == text
+    pieces = list(_in_pieces(text))
+    assert len(pieces) == 3 and "".join(pieces) == text
+    assert [word for piece in pieces for word in piece.split()] == words
 
 
 def test_windows_that_cannot_be_are_refused(tmp_path):
