@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from orbax.checkpoint import multihost
 
 from research.data.sources import all_missing
 from research.errors import NonFiniteError, Preempted, SaveError, UserError
@@ -76,8 +76,7 @@ def train(
     _require_data(program)
     if primary:
         workdir.open(experiment, request, options.adopt)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("workdir")
+    _meet("workdir")
     with contextlib.ExitStack() as stack:
         stack.callback(workdir.close)
         store = stack.enter_context(
@@ -138,6 +137,7 @@ class _Run:
         with clock.measure("compile"):
             compiled = self.program.compile()
             _ = self.program.flops  # traced once, and not within a step
+            _meet("compiled")
         data = experiment.data
         if len(compiled) > 1:
             shapes = "; ".join(map(str, self.program.buckets))
@@ -312,6 +312,16 @@ class _Run:
         seconds = self.clock.seconds()
         record = {"wall_seconds": sum(seconds.values()), "seconds": seconds}
         _tell(self.reports, {"step": self.step, "kind": "goodput", **record})
+
+
+def _meet(name: str) -> None:
+    """Waits for all processes of the run, however long they take.
+
+    Devices do not: a process that computes with the others' devices is ended after 40
+    seconds in which these have not come, because their processes still compile.
+    """
+    a_day = 24 * 3600 * 1000  # a dead process is told by its heartbeat, long before
+    multihost.get_barrier_sync_fn()(key=name, timeout_ms=a_day)
 
 
 def _check(options: Options) -> None:

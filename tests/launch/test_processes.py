@@ -38,6 +38,16 @@ def test_two_processes_are_one(tmp_path):
         assert two[name] == pytest.approx(leaf, rel=1e-4, abs=1e-6)
 
 
+def test_a_process_that_compiles_for_longer_is_waited_for(tmp_path, monkeypatch):
+    """By the others' devices no longer than XLA's limit, here 5 seconds for its 40."""
+    limit = "--xla_cpu_collective_call_terminate_timeout_seconds=5"
+    monkeypatch.setenv("XLA_FLAGS", limit)
+    options = ("tests.launch.late", "--stop-at", "2")
+    with job(tmp_path / "run", 2, 2, *options) as processes:
+        codes = [process.wait() for process in processes]
+        assert codes == [0, 0], processes[0].printed
+
+
 def test_what_happens_to_one_process_happens_to_the_run(tmp_path):
     """SIGTERM, SIGKILL and SIGSTOP of one of two; each time a restart goes on."""
     folder = tmp_path / "run"
