@@ -8,7 +8,7 @@ Its rows, each a file, luong_wmt14_ende_... but for the last:
     base                                           perplexity 10.6  BLEU 11.3
     reverse: and the source in reverse                         9.9       12.6
     dropout: and dropout                                       8.1       14.0
-    global: and global attention                               7.3       16.8
+    global: and attention to all, by the place alone           7.3       16.8
     feed: and the next step sees what came of it               6.4       18.1
     this file: and a window (local-p), general scores          5.9       19.0
 
@@ -29,7 +29,7 @@ from experiments.seq2seq import bahdanau_wmt14_enfr as base
 from research.decoding.scoring import PLAIN
 from research.evals.loss import HeldOutLoss
 from research.experiment import Experiment, Published
-from research.layers.alignment import General, LocalP
+from research.layers.alignment import General, LocalP, Location
 from research.layers.embeddings import TokenEmbedding
 from research.layers.initializers import within
 from research.layers.recurrent import LstmCell, RecurrentStack
@@ -45,8 +45,8 @@ WORDS = 25
 
 EPOCH = 4_500_000 // 128
 START = within(0.1)
-GLOBAL = General(1000, key_init=START)
-LOCAL = LocalP(GLOBAL, window=10, dim=1000, kernel_init=START)
+PLACES = Location(64, query_init=START)
+LOCAL = LocalP(General(1000, key_init=START), window=10, dim=1000, kernel_init=START)
 
 
 def experiment(

@@ -162,6 +162,30 @@ class General(Scorer):
         return self.scale * _dots(query, projected)
 
 
+class Location(Scorer):
+    """W q, a score for each place (Luong et al. 2015, arXiv:1508.04025, section 3.1).
+
+    What stands there plays no part; places beyond the last are never looked at.
+
+    Attributes:
+      num_places: of the longest source.
+      query_init: of W.
+      dtype: of its product.
+    """
+
+    num_places: int
+    query_init: Initializer = lecun()
+    dtype: str = "float32"
+
+    def setup(self):
+        self.query = _dense(self.num_places, self.query_init, self.dtype)
+
+    def score(self, query: Array, projected: Array) -> Array:
+        scores = self.query(query).astype(jnp.float32)[:, : projected.shape[1]]
+        beyond = ((0, 0), (0, projected.shape[1] - scores.shape[1]))
+        return jnp.pad(scores, beyond, constant_values=-1e30)
+
+
 class LocalP(nn.Module):
     """Attention to a window around a place that the query predicts.
 

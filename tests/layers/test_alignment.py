@@ -12,6 +12,7 @@ from research.layers.alignment import (
     General,
     LastState,
     LocalP,
+    Location,
 )
 from tests.layers import slow
 
@@ -117,6 +118,22 @@ def test_padding_and_projection(alignment):
     # Without a mask all are seen.
     y, _ = slow.apply(alignment, params, QUERY[:1], MEMORY[:1])
     np.testing.assert_allclose(y, plain[0][:1], atol=1e-6)
+
+
+@pytest.mark.parametrize("num_places", [5, 7, 9])
+def test_scores_of_places(num_places):
+    """Of as many places as there are, whatever the keys hold."""
+    alignment = Location(num_places)
+    params = random_params(alignment)
+    context, weights = slow.apply(alignment, params, QUERY, MEMORY, VALID)
+    for b, length in enumerate(LENGTHS):
+        seen = min(length, num_places)
+        scores = (np.float64(QUERY[b]) @ kernel(params, "query"))[:seen]
+        expected = np.exp(scores) / np.exp(scores).sum()
+        np.testing.assert_allclose(weights[b, :seen], expected, atol=1e-6)
+        assert (weights[b, seen:] == 0).all()
+        mean = expected @ np.float64(MEMORY[b, :seen])
+        np.testing.assert_allclose(context[b], mean, atol=1e-6)
 
 
 def test_what_is_projected_is_not_projected_again():
