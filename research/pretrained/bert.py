@@ -21,6 +21,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax.numpy as jnp
 
+from research.errors import UserError
 from research.layers.attention import Attention
 from research.layers.cores import Softmax
 from research.layers.embeddings import TokenEmbedding
@@ -171,10 +172,16 @@ COPIES = {
 POOLER = "pooler.dense"
 IGNORED = ("*embeddings.position_ids",)
 NEXT_SENTENCE = (f"bert.{POOLER}.*", "cls.seq_relationship.*")
+HEADS = ("cls.*", "classifier.*")
 
 
-def load(folder: str) -> tuple[Bert, Variables]:
+def load(folder: str, architecture: str = "") -> tuple[Bert, Variables]:
     """The model of a folder, and its variables: float32 host arrays.
+
+    Args:
+      folder: see above.
+      architecture: to read it as, whatever the config says: `BertModel` leaves the
+        heads of pretraining aside, and keeps the pooler, if the file has one.
 
     Raises:
       UserError: a file that is missing or cannot be read; a key or a value of the
@@ -182,18 +189,28 @@ def load(folder: str) -> tuple[Bert, Variables]:
         that has another shape, or is tied to another and differs.
     """
     config = read_config(Path(folder).expanduser() / CONFIG, SOURCE)
+    if architecture:
+        if architecture not in ARCHITECTURES:
+            raise UserError(
+                f"architecture={architecture!r}: expected one of "
+                f"{', '.join(ARCHITECTURES)}"
+            )
+        config["architectures"] = [architecture]
     path = str(Path(folder) / WEIGHTS)
     stored = {_today(name) for name in stored_names(path, SOURCE)}
     model = model_of(config, has_pooler=f"{POOLER}.weight" in stored)
     expected = expected_leaves(model)
     names = leaf_names(expected)
     is_masked = isinstance(model, MaskedLanguageModel)
+    aside = NEXT_SENTENCE if is_masked else ()
+    if architecture == MODEL:
+        aside = HEADS
     return model, read(
         path,
         names,
         expected,
         SOURCE,
-        IGNORED + (NEXT_SENTENCE if is_masked else ()),
+        IGNORED + aside,
         _today if _is_bare(expected) else _older,
         COPIES if is_masked else None,
     )

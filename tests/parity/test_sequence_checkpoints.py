@@ -32,6 +32,7 @@ from research.decoding.sampling import Forbid, Greedy, NoRepeatNgram
 from research.decoding.scoring import Power, no_better_now
 from research.decoding.search import beam_search, generate
 from research.layers.positions import Sinusoidal, relative_bucket
+from research.pretrained import bert
 from research.tasks.translation import Translation
 from tests.layers import slow
 
@@ -261,6 +262,10 @@ def test_what_pretraining_adds_is_left_aside(tmp_path):
     there.save_pretrained(tmp_path)
     model, variables = pretrained.load(str(tmp_path))
     expected, _ = theirs(there)
+    assert_close(ours(model, variables, there.config), expected, there.config)
+    # Or as what was pretrained, with its pooler.
+    model, variables = bert.load(str(tmp_path), architecture="BertModel")
+    expected, _ = theirs(there.bert)
     assert_close(ours(model, variables, there.config), expected, there.config)
 
 
