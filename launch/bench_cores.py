@@ -84,8 +84,9 @@ def measure(
     dim: int,
     causal: bool,
     repeats: int,
-) -> Point:
-    """Compiles the pass, runs it once, and times it."""
+    most_memory: float,
+) -> Point | None:
+    """Compiles the pass, runs it once, and times it; None if it takes more memory."""
     keys = jax.random.split(jax.random.key(0), 4)
     query, key, value = (
         jax.random.normal(k, (1, length, heads, dim)) / dim**0.25 for k in keys[:3]
@@ -102,14 +103,16 @@ def measure(
     arguments = (variables.get("params", {}), query, key, value)
     compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3))).lower(*arguments)
     executable = compiled.compile()
+    analysis = executable.memory_analysis()
+    memory = analysis.temp_size_in_bytes if analysis else 0
+    if memory > most_memory:
+        return None
     jax.block_until_ready(executable(*arguments))
     times = []
     for _ in range(repeats):
         before = time.perf_counter()
         jax.block_until_ready(executable(*arguments))
         times.append(time.perf_counter() - before)
-    analysis = executable.memory_analysis()
-    memory = analysis.temp_size_in_bytes if analysis else 0
     return Point(name, length, float(np.median(times)), int(memory))
 
 
@@ -140,7 +143,7 @@ def main(
     dim: int = 32,
     bidirectional: bool = False,
     repeats: int = 5,
-    largest_square: int = 2**32,
+    most_memory: float | None = None,
     out: Path | None = None,
     as_json: bool = False,
 ) -> None:
@@ -152,20 +155,18 @@ def main(
       dim: Of a head.
       bidirectional: Without a causal mask.
       repeats: Timed passes.
-      largest_square: Bytes that the logits of all pairs may take; longer sequences are
-        left out for cores that make them.
+      most_memory: Bytes that a pass may take beside its inputs and outputs; those that
+        take more are left out. By default half of what the machine has.
       out: Draw the times and memory into this PNG.
       as_json: Print the points as JSON.
     """
     if min(lengths, default=0) < 2 or repeats < 1:
         raise UserError("lengths are at least 2, and repeats at least 1")
     start()
+    room = _memory() / 2
     found: dict[str, list[Point]] = {}
     for length in sorted(lengths):
         for name, core in contenders(length, not bidirectional).items():
-            square = name in (BASELINE, "softmax", "squared ReLU")
-            if square and 4 * heads * length**2 > largest_square:
-                continue
             point = measure(
                 name,
                 core,
@@ -174,7 +175,11 @@ def main(
                 dim=dim,
                 causal=not bidirectional,
                 repeats=repeats,
+                most_memory=room if most_memory is None else most_memory,
             )
+            if point is None:
+                print(f"{name}, {length}: too large", file=sys.stderr)
+                continue
             print(f"{name}, {length}: {1e3 * point.seconds:.1f} ms", file=sys.stderr)
             found.setdefault(name, []).append(point)
     if as_json:
@@ -184,6 +189,13 @@ def main(
         _print(found, sorted(lengths))
     if out:
         draw(found, out)
+
+
+def _memory() -> int:
+    """Bytes that the device has; the CPU has the machine's."""
+    stats = jax.devices()[0].memory_stats() or {}
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return stats.get("bytes_limit", machine)
 
 
 def draw(found: Mapping[str, Sequence[Point]], out: Path) -> None:
