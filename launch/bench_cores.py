@@ -47,7 +47,7 @@ def contenders(length: int, causal: bool) -> dict[str, nn.Module]:
         "softmax": cores.Softmax(),
         "local 64": cores.Sparse(cores.local(64)),
         f"strided {chr(8730)}n": cores.Sparse(cores.strided(root)),
-        f"fixed {chr(8730)}n": cores.Sparse(cores.fixed(root, max(1, root // 8))),
+        f"fixed {chr(8730)}n": cores.Sparse(cores.fixed(root, min(8, root))),
         "linear elu+1": cores.Linear(),
         "cosFormer": cores.CosFormer(max_length=length + 1),
         "Performer 128": cores.Performer(num_features=128),
