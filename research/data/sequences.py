@@ -286,6 +286,21 @@ class PixelTokens:
 
 
 @dataclass(frozen=True)
+class ValueTokens:
+    """An image row by row, pixel by pixel, and of each its channels: `tokens`, int32.
+
+    As many as height * width * channels. As 0 is padding, a value is a token that many
+    after the special ones.
+    """
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        """The example with its tokens, and without the image."""
+        values = example["image"].reshape(-1).astype(np.int32)
+        rest = {name: value for name, value in example.items() if name != "image"}
+        return {**rest, "tokens": NUM_SPECIAL + values}
+
+
+@dataclass(frozen=True)
 class Join:
     """Parts one behind the other, as `into`."""
 

@@ -9,7 +9,8 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
 
 from research.layers.dropout import Dropout
-from research.layers.initializers import Normal
+from research.layers.initializers import Normal, lecun
+from research.layers.positions import Sinusoidal
 
 
 class SinusoidalEmbedding(nn.Module):
@@ -72,6 +73,103 @@ class FourierEmbedding(nn.Module):
         )
         angles = t[:, None] * frequencies[None] * (2 * jnp.pi)
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class LevelEmbedding(nn.Module):
+    """A vector for each level of a scale, such as grey, and a mixture on the way back.
+
+    A level's vector fills one half of the dimensions, its position's code the other
+    (Katharopoulos et al. 2020, arXiv:2006.16236, official code). Logits are the
+    logarithms of probabilities by a mixture of logistic distributions, so that levels
+    which are near are alike: each level has the mass of the unit around it, the first
+    and the last all that is beyond, too (Salimans et al. 2017, arXiv:1701.05517,
+    section 2.1).
+
+    Attributes:
+      embed_dim: of the vectors, even.
+      num_levels: of the scale.
+      first: the token of level 0; those before it are never expected.
+      num_mixtures: logistic distributions.
+      positions: called with positions (batch, length) and the dimension.
+      embedding_init: of the table.
+      mixture_init: of the kernel of the mixture's means, scales and weights.
+      dtype: of the vectors.
+    """
+
+    embed_dim: int
+    num_levels: int = 256
+    first: int = 4
+    num_mixtures: int = 10
+    positions: Callable[[Array, int], Array] = Sinusoidal()
+    embedding_init: Initializer = Normal(1.0)
+    mixture_init: Initializer = lecun()
+    dtype: str = "float32"
+
+    @property
+    def vocab_size(self) -> int:
+        return self.first + self.num_levels
+
+    def setup(self):
+        shape = (self.vocab_size, self.embed_dim // 2)
+        self.embedding = self.param("embedding", self.embedding_init, shape)
+        self.mixture = nn.Dense(3 * self.num_mixtures, kernel_init=self.mixture_init)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch length"],
+        positions: Int[Array, "#batch length"] | None = None,
+        types: None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch length embed_dim"]:
+        """`positions` None is for 0, 1, ...; there are no `types`."""
+        if positions is None:
+            positions = jnp.arange(tokens.shape[1])[None]
+        x = jnp.take(self.embedding, tokens, axis=0, mode="fill")
+        codes = self.positions(positions, self.embed_dim - x.shape[-1])
+        codes = jnp.broadcast_to(codes, (*tokens.shape, codes.shape[-1]))
+        return jnp.concatenate([x, codes], axis=-1).astype(self.dtype)
+
+    def attend(
+        self, x: Float[Array, "*batch embed_dim"]
+    ) -> Float[Array, "*batch vocab_size"]:
+        """Logarithms of probabilities, in float32."""
+        parameters = self.mixture(x.astype(jnp.float32))
+        weights, means, scales = jnp.split(parameters, 3, axis=-1)
+        log_probs = log_logistic_mixture(weights, means, scales, self.num_levels)
+        before = [(0, 0)] * (x.ndim - 1) + [(self.first, 0)]
+        return jnp.pad(log_probs, before, constant_values=-1e30)
+
+
+def log_logistic_mixture(
+    weights: Float[Array, "*batch mixtures"],
+    means: Float[Array, "*batch mixtures"],
+    log_scales: Float[Array, "*batch mixtures"],
+    num_levels: int,
+) -> Float[Array, "*batch num_levels"]:
+    """Logarithms of the levels' probabilities; see `LevelEmbedding`.
+
+    Args:
+      weights: before their softmax.
+      means: where the levels lie evenly from -1 to 1.
+      log_scales: in that unit; no less than -7 counts.
+      num_levels: of the scale.
+    """
+    inverse = jnp.exp(-jnp.maximum(log_scales, -7.0))[..., None, :]
+    half = 1 / (num_levels - 1)
+    levels = jnp.linspace(-1.0, 1.0, num_levels)
+    levels = levels.reshape((1,) * (means.ndim - 1) + (num_levels, 1))
+    centred = levels - means[..., None, :]
+    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): of no two
+    # numbers that are nearly equal.
+    number = jnp.arange(num_levels).reshape(levels.shape)
+    below = jax.nn.log_sigmoid(inverse * (centred + half))
+    above = jax.nn.log_sigmoid(-inverse * (centred - half))
+    between = jnp.log(-jnp.expm1(-2 * half * inverse))
+    is_first, is_last = number == 0, number == num_levels - 1
+    log_mass = jnp.where(is_last, 0, below) + jnp.where(is_first, 0, above)
+    log_mass += jnp.where(is_first | is_last, 0, between)
+    shares = jax.nn.log_softmax(weights)[..., None, :]
+    return jax.nn.logsumexp(shares + log_mass, axis=-1)
 
 
 class TokenEmbedding(nn.Module):

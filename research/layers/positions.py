@@ -75,18 +75,20 @@ class Learned(nn.Module):
 class LearnedGrid(nn.Module):
     """A vector for each row and each column of a matrix that positions fill, learnt.
 
-    Position i is in row i // columns. Both vectors are added up (Child et al. 2019,
-    arXiv:1904.10509, section 5.3), or, where they have `dims` of their own, stand side
-    by side (the code of Reformer: Kitaev et al. 2020, arXiv:2001.04451).
+    Position i is in row i // columns; in an image each pixel may have a third vector,
+    that of its channel. All vectors are added up (Child et al. 2019, arXiv:1904.10509,
+    section 5.3), or, where they have `dims` of their own, stand side by side (the code
+    of Reformer: Kitaev et al. 2020, arXiv:2001.04451).
 
     Attributes:
-      shape: rows and columns; positions beyond their product become NaN.
-      dims: of a row's and a column's vector; None is for the embedding's, to add up.
-      embedding_init: of both tables.
+      shape: rows and columns, or rows, columns and channels; positions beyond their
+        product become NaN.
+      dims: of the vectors of each; None is for the embedding's, to add up.
+      embedding_init: of the tables.
     """
 
-    shape: tuple[int, int]
-    dims: tuple[int, int] | None = None
+    shape: tuple[int, int] | tuple[int, int, int]
+    dims: tuple[int, ...] | None = None
     embedding_init: Initializer = Normal(0.02)
 
     @nn.compact
@@ -94,22 +96,27 @@ class LearnedGrid(nn.Module):
         self, positions: Int[Array, "batch length"], embed_dim: int
     ) -> Float[Array, "batch length embed_dim"]:
         """Raises `UserError` where `dims` do not make the embedding's."""
-        if self.dims is not None and sum(self.dims) != embed_dim:
+        num_axes = len(self.shape)
+        dims = self.dims or (embed_dim,) * num_axes
+        if self.dims and (len(dims) != num_axes or sum(dims) != embed_dim):
             raise UserError(
                 f"LearnedGrid.dims={self.dims} of vectors with {embed_dim} dimensions: "
-                "expected two numbers with that sum, or None"
+                f"expected {num_axes} numbers with that sum, or None"
             )
-        indices = (positions // self.shape[1], positions % self.shape[1])
+        indices, rest = [], positions
+        for size in self.shape[:0:-1]:
+            indices.insert(0, rest % size)
+            rest = rest // size
+        names = ("row", "column", "channel")[:num_axes]
         vectors = []
-        for axis, (name, index) in enumerate(
-            zip(("row", "column"), indices, strict=True)
+        for name, size, dim, index in zip(
+            names, self.shape, dims, [rest, *indices], strict=True
         ):
-            dim = embed_dim if self.dims is None else self.dims[axis]
-            table = self.param(name, self.embedding_init, (self.shape[axis], dim))
+            table = self.param(name, self.embedding_init, (size, dim))
             vectors.append(jnp.take(table, index, axis=0, mode="fill"))
-        if self.dims is None:
-            return vectors[0] + vectors[1]
-        return jnp.concatenate(vectors, axis=-1)
+        if self.dims:
+            return jnp.concatenate(vectors, axis=-1)
+        return functools.reduce(jnp.add, vectors)
 
 
 # Of queries and keys

@@ -18,7 +18,7 @@ from research.decoding.prompts import Reorder, State, Step
 from research.errors import UserError
 from research.layers.cores import Mask
 from research.layers.dropout import Dropout
-from research.layers.embeddings import TokenEmbedding
+from research.layers.embeddings import LevelEmbedding, TokenEmbedding
 from research.layers.initializers import Normal, lecun
 from research.layers.stack import Stack
 
@@ -38,7 +38,7 @@ class LanguageModel(nn.Module):
       dtype: of the logits' product; the logits are float32.
     """
 
-    embedding: TokenEmbedding
+    embedding: TokenEmbedding | LevelEmbedding
     body: Stack
     tie_embeddings: bool = True
     logit_scale: float = 1.0

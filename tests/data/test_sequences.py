@@ -11,6 +11,7 @@ from research.data.sequences import (
     SpanCorruption,
     Tokenize,
     Truncate,
+    ValueTokens,
     span_corruption_lengths,
 )
 from research.data.sources import Preparable
@@ -226,3 +227,10 @@ def test_masked_words_come_from_text():
     assert example["targets"].tolist() == [3, 4, 5, 6, 4, 5, 6, 0]
     assert {len(part) for part in example.values()} == {8}
     assert example["weights"].sum() == 1
+
+
+def test_values_of_an_image_are_tokens_in_order():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
+    result = apply(ValueTokens(), {"image": image, "label": 3})
+    tokens = (4 + 10 * np.arange(24)).astype(np.int32)
+    assert same(result, tokens=tokens, label=3)

@@ -57,8 +57,22 @@ def test_a_grid_adds_up_or_joins_the_vectors_of_rows_and_columns():
         expected = combine(row[[0, 1, 1]], column[[0, 1, 2]])
         np.testing.assert_array_equal(codes[:3], expected)
         assert np.isnan(codes[3]).any()
-    with pytest.raises(UserError, match="sum"):
-        LearnedGrid((2, 3), (2, 2)).init(jax.random.key(0), positions, 5)
+    for shape, dims in (((2, 3), (2, 2)), ((2, 3, 4), (2, 3))):
+        with pytest.raises(UserError, match=f"expected {len(shape)} numbers with"):
+            LearnedGrid(shape, dims).init(jax.random.key(0), positions, 5)
+
+
+def test_a_grid_may_have_channels():
+    positions = jnp.arange(2 * 3 * 4 + 1)[None]
+    for dims, combine in ((None, sum), ((2, 1, 3), lambda x: np.concatenate(x, -1))):
+        grid = LearnedGrid((2, 3, 4), dims)
+        variables = grid.init(jax.random.key(0), positions, 6)
+        tables = [variables["params"][name] for name in ("row", "column", "channel")]
+        codes = grid.apply(variables, positions, 6)[0]
+        for i, place in enumerate(np.ndindex(2, 3, 4)):
+            parts = [np.asarray(t[p]) for t, p in zip(tables, place, strict=True)]
+            np.testing.assert_allclose(codes[i], combine(parts), atol=1e-7)
+        assert np.isnan(codes[-1]).any()
 
 
 @pytest.mark.parametrize("interleaved", [False, True])

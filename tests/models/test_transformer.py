@@ -10,7 +10,7 @@ import pytest
 
 from research.errors import UserError
 from research.layers.attention import Attention
-from research.layers.embeddings import TokenEmbedding
+from research.layers.embeddings import LevelEmbedding, TokenEmbedding
 from research.layers.mlp import FeedForward
 from research.layers.norms import LayerNorm
 from research.layers.positions import Alibi, Learned, RelativeBias, Rotary, Sinusoidal
@@ -73,6 +73,7 @@ MODELS = {
         blocks=(BLOCK, partial(BLOCK, parallel=True)), unroll=2, num_layers=4
     ),
     "untied": replace(MODEL, tie_embeddings=False),
+    "levels": replace(MODEL, embedding=LevelEmbedding(DIM, num_levels=VOCAB - 4)),
 }
 
 
