@@ -52,8 +52,8 @@ class Bleu:
     their signature: the version and the settings that others need to compare.
 
     Reports `bleu` (Papineni et al. 2002) and `chrf` (Popović 2015), both of the whole
-    corpus and from 0 to 100, and `length_ratio`, words of the translations to words of
-    the references.
+    corpus and from 0 to 100, `length_ratio`, words of the translations to words of the
+    references, and `exact`, the part of the translations that are their references.
 
     Attributes:
       tokenizer: makes text of the targets' tokens. Those that it does not have, as of a
@@ -109,6 +109,8 @@ class Bleu:
             "bleu": float(scores[0].score),
             "chrf": float(scores[1].score),
             "length_ratio": float(words.sys_len / max(words.ref_len, 1)),
+            "exact": sum(map(str.__eq__, hypotheses, references[0]))
+            / max(len(hypotheses), 1),
         }
 
     def _sentences(

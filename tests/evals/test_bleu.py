@@ -68,6 +68,7 @@ def test_scores_are_sacrebleus(tmp_path):
     chrf = sacrebleu.corpus_chrf(hypotheses, references)
     assert 5 < bleu.score < 60
     expected = {"bleu": bleu.score, "chrf": chrf.score, "length_ratio": 1.0}
+    expected["exact"] = 0.0
     assert values == pytest.approx(expected)
     text = (tmp_path / "new" / "00000070.txt").read_text()
     head, *examples = text.rstrip().split("\n\n")
@@ -81,13 +82,21 @@ def test_the_same_text_scores_a_hundred(tmp_path):
     evaluate = Bleu(TOKENIZER, batch_size=8, num_examples=7, num_written=2)
     for _ in range(2):
         values = evaluate(task, {}, context(tmp_path))
-    assert values == pytest.approx({"bleu": 100, "chrf": 100, "length_ratio": 1})
+    perfect = {"bleu": 100, "chrf": 100, "length_ratio": 1, "exact": 1}
+    assert values == pytest.approx(perfect)
     assert task.traces == [1]  # compiled once
     assert len((tmp_path / "00000070.txt").read_text().split("\n\n")) == 3
     evaluate = Bleu(TOKENIZER, batch_size=8, beam_size=4, num_written=0, split="train")
     values = evaluate(task, {}, context(tmp_path / "none"))
     assert values["bleu"] < 1 and values["length_ratio"] < 0.5
     assert not (tmp_path / "none").exists()
+
+
+def test_what_is_exactly_its_reference_is_counted(tmp_path):
+    task = Parrot(changed=TOKENIZER.encode("k")[0])
+    values = Bleu(TOKENIZER, batch_size=8)(task, {}, context(tmp_path))
+    exact = np.mean(["k" not in target for _, target in PAIRS])
+    assert 0 < exact < 1 and values["exact"] == pytest.approx(exact)
 
 
 def test_references_may_be_texts(tmp_path):
