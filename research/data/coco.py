@@ -96,7 +96,8 @@ class CocoInstances(Lazy):
     overlap. The order is that of the image ids.
 
     Attributes:
-      annotations: the JSON file, which may be compressed and end in `.gz`.
+      annotations: the JSON file; where there is none of this name, one that ends in
+        `.gz` besides, compressed.
       folder: holds the images under their `file_name`.
       masks: whether polygons and run lengths are made into masks.
       split: of the images only those whose entry has this `split`, for files that hold
@@ -111,7 +112,7 @@ class CocoInstances(Lazy):
     @cached_property
     def _read(self) -> _Read:
         _require(self, "annotations", "folder")
-        path = Path(self.annotations).expanduser()
+        path = _json(self.annotations)
         data = _read_json(path)
         pictures = _pictures(path, data, self.split)
         names = _names(path, data)
@@ -169,7 +170,7 @@ class CocoInstances(Lazy):
 
     def missing(self) -> list[str]:
         """The file and the folder, if they are not there."""
-        return _absent(self.annotations, self.folder)
+        return _absent(_json(self.annotations), self.folder)
 
     def prepare(self) -> str:
         """Read the file, find every image, and count the objects."""
@@ -191,7 +192,8 @@ class CocoPanoptic(Lazy):
     the segment's id, R + 256 G + 65536 B. The order is that of the image ids.
 
     Attributes:
-      annotations: the JSON file, which may be compressed and end in `.gz`.
+      annotations: the JSON file; where there is none of this name, one that ends in
+        `.gz` besides, compressed.
       folder: holds the images.
       maps: the folder that holds the PNGs.
     """
@@ -203,7 +205,7 @@ class CocoPanoptic(Lazy):
     @cached_property
     def _read(self) -> _Read:
         _require(self, "annotations", "folder", "maps")
-        path = Path(self.annotations).expanduser()
+        path = _json(self.annotations)
         data = _read_json(path)
         names = _names(path, data)
         by_image = {}
@@ -261,7 +263,7 @@ class CocoPanoptic(Lazy):
 
     def missing(self) -> list[str]:
         """The file and the folders, if they are not there."""
-        return _absent(self.annotations, self.folder, self.maps)
+        return _absent(_json(self.annotations), self.folder, self.maps)
 
     def prepare(self) -> str:
         """Read the file, find every image and map, and count the segments."""
@@ -344,14 +346,22 @@ class TfdsCoco(Tfds):
 # Files
 
 
-def _absent(*paths: str) -> list[str]:
+def _json(path: str) -> Path:
+    """The file, or the compressed one where there is only that."""
+    plain = Path(path).expanduser()
+    compressed = plain.with_name(f"{plain.name}.gz")
+    return compressed if compressed.exists() and not plain.exists() else plain
+
+
+def _absent(*paths: str | Path) -> list[str]:
     expanded = [Path(path).expanduser() for path in paths]
     return [str(path) for path in expanded if not path.exists()]
 
 
 def _require(source: Preparable, *fields: str) -> None:
     for name in fields:
-        if _absent(getattr(source, name)):
+        path = getattr(source, name)
+        if _absent(_json(path)):
             require(source, name)
 
 

@@ -190,8 +190,9 @@ def test_what_is_wrong_is_counted(source, folder):
     assert source.prepare() == counts
     data = instances()
     data["annotations"].append(data["annotations"][0] | {"image_id": 99})
-    path = write(folder / "stray.json.gz", data)
-    stray = CocoInstances(path, str(folder))
+    write(folder / "stray.json.gz", data)
+    stray = CocoInstances(str(folder / "stray.json"), str(folder))
+    assert stray.missing() == []
     assert stray.prepare() == f"{counts}; 1 annotations of images not listed"
 
 
