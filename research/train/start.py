@@ -1,6 +1,7 @@
 """Where initial variables come from, if not from chance."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -77,6 +78,71 @@ class FromRun:
     def _is_here(self, path: str) -> bool:
         _, _, rest = path.partition("/")
         return not self.under or rest.startswith(f"{self.under}/")
+
+
+Fit = Callable[
+    [Mapping[str, np.ndarray], Mapping[str, jax.ShapeDtypeStruct]],
+    Mapping[str, np.ndarray],
+]
+"""Host arrays by path, and the shapes that are expected, to arrays of these shapes."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Another start's variables, for a task that is not quite the same.
+
+    Attributes:
+      start: gives all of them.
+      fit: what else has other shapes in this task is brought to them, such as by
+        `research.models.swin.resize`; None is for nothing.
+      fresh: a pattern of paths, searched for, that are drawn anew: `^params/logits/` is
+        a head of other classes. Empty: none is.
+    """
+
+    start: Start
+    fit: Fit | None = None
+    fresh: str = ""
+
+    def __call__(
+        self, expected: Mapping[str, jax.ShapeDtypeStruct]
+    ) -> Mapping[str, np.ndarray]:
+        """Raises UserError for a pattern that matches nothing; and as `start` does."""
+        given = dict(self.start(expected))
+        if self.fresh:
+            drawn = {path for path in given if re.search(self.fresh, path)}
+            if not drawn:
+                raise UserError(
+                    f"start.fresh={self.fresh!r} matches nothing that the start gives: "
+                    f"its paths are like {next(iter(given), '')!r}"
+                )
+            given = {path: given[path] for path in given if path not in drawn}
+        return given if self.fit is None else self.fit(given, expected)
+
+
+@dataclass(frozen=True)
+class Partly:
+    """Another start's variables, for a task that has more than that knows.
+
+    Attributes:
+      start: gives all the others.
+      fresh: a pattern of paths, searched for, that are drawn: `^params/mask_head/` is a
+        head that is new.
+    """
+
+    start: Start
+    fresh: str
+
+    def __call__(
+        self, expected: Mapping[str, jax.ShapeDtypeStruct]
+    ) -> Mapping[str, np.ndarray]:
+        """Raises UserError for a pattern that matches nothing; and as `start` does."""
+        known = {p: s for p, s in expected.items() if not re.search(self.fresh, p)}
+        if len(known) == len(expected):
+            raise UserError(
+                f"start.fresh={self.fresh!r} matches nothing of this task: its paths "
+                f"are like {next(iter(expected))!r}"
+            )
+        return self.start(known)
 
 
 def begin(state: TrainState, start: Start) -> TrainState:

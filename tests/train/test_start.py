@@ -10,7 +10,7 @@ from launch import tiny
 from research.errors import UserError
 from research.tasks.score_matching import ScoreMatching
 from research.train.builder import build
-from research.train.start import FromRun, begin
+from research.train.start import Fitted, FromRun, begin
 from research.train.state import Ema
 from tests.train.runs import assert_bitwise, leaves, run, saved
 
@@ -108,3 +108,28 @@ def test_another_width_is_told(parent):
     program = wrapped(network=tiny.Network(width=32))
     with pytest.raises(UserError, match=r"hidden/bias with shape \(64,\).*\(32,\)"):
         begin(program.init(), FromRun(str(parent), under="inner"))
+
+
+PARTS = {"params/head/kernel": np.ones((4, 3)), "params/table": np.arange(9.0)}
+
+
+def given(expected):
+    return PARTS
+
+
+def doubled(leaves, expected):
+    fits = {path: leaf.shape for path, leaf in expected.items()}
+    return {
+        path: np.resize(2 * leaf, fits.get(path, leaf.shape))
+        for path, leaf in leaves.items()
+    }
+
+
+def test_a_start_is_made_to_fit_and_some_of_it_is_drawn():
+    expected = {"params/table": jax.ShapeDtypeStruct((3, 2), np.float32)}
+    fitted = Fitted(given, fit=doubled, fresh="^params/head/")(expected)
+    assert fitted.keys() == {"params/table"}
+    np.testing.assert_array_equal(fitted["params/table"], [[0, 2], [4, 6], [8, 10]])
+    assert Fitted(given)(expected) == PARTS
+    with pytest.raises(UserError, match="fresh='haed' matches nothing .*/head/kernel"):
+        Fitted(given, fresh="haed")(expected)
