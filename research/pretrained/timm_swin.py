@@ -112,7 +112,10 @@ ARG_KEYS = {
     "depths": _numbers,
     "num_heads": _numbers,
     "window_size": Key(
-        None, lambda size: count(size) or counts(size), "a side, or one for each stage"
+        None,
+        # Two numbers are the height and the width of all stages' windows there.
+        lambda size: count(size) or counts(size) and len(size) != 2,
+        "a side, or one for each of more than two stages",
     ),
     "pretrained_window_sizes": Key(
         (0, 0, 0, 0),

@@ -162,7 +162,16 @@ def test_kinds_come_back(tmp_path, kind):
 @pytest.mark.parametrize(
     ("architecture", "changed"),
     [
-        ("swin_tiny_patch4_window7_224", dict(window_size=[3, 5], drop_rate=0.1)),
+        (
+            "swin_tiny_patch4_window7_224",
+            dict(
+                depths=[1, 1, 1],
+                num_heads=[1, 2, 2],
+                window_size=[3, 2, 5],
+                patch_size=2,
+                drop_rate=0.1,
+            ),
+        ),
         ("swin_tiny_patch4_window7_224", dict(num_classes=0, qkv_bias=False)),
         ("swinv2_tiny_window8_256", dict(pretrained_window_sizes=[2, 0])),
         ("swinv2_tiny_window8_256", dict(proj_drop_rate=0.1, attn_drop_rate=0.2)),
@@ -262,6 +271,7 @@ def test_configs_that_are_not_read(saved, tmp_path, changed, match):
         (dict(img_size=20), "img_size = 20 .*a size whose maps their windows divide"),
         (dict(img_size=26), "img_size = 26 "),
         (dict(window_size=[3, 3, 3]), r"window_size = \[3, 3, 3\].*each of 2 stages"),
+        (dict(window_size=[3, 2]), r"window_size = \[3, 2\].*more than two stages"),
         (dict(global_pool="max"), 'global_pool = "max" in model_args'),
         (dict(norm_layer="rmsnorm"), "norm_layer = .*in model_args .*expected only"),
     ],
