@@ -1,4 +1,4 @@
-"""A small Swin Transformer on CIFAR-10: a quarter of an hour on two CPU cores.
+"""A small Swin Transformer on CIFAR-10, at a laptop's size.
 
     python -m launch.train experiments/swin/swin_cifar10.py
 
@@ -28,7 +28,7 @@ from research.train.schedules import Cosine
 def experiment(
     num_steps: int = 1600, batch_size: int = 64, images: str = ""
 ) -> Experiment:
-    """About a quarter of an hour on two CPU cores."""
+    """The setting above."""
     base = swin_fashion_mnist.experiment(num_steps)
 
     def source(split: str) -> Source:

@@ -1,12 +1,11 @@
-"""A Swin Transformer of two stages on scikit-learn's digits: a minute on a CPU.
+"""A Swin Transformer of two stages on scikit-learn's digits, at a laptop's size.
 
     python -m launch.train experiments/swin/swin_digits.py
 
 The path of swin_t_imagenet1k.py on images of 8x8 pixels, each of which is a patch: two
 blocks with windows of 4, the second one's shifted by 2, and two more on the 4x4 map.
-With 1437 images to learn from there is no hope for what a logistic regression reaches,
-0.98: of what it takes for granted, that a pixel means the same wherever it is looked
-at, the digits have little.
+A logistic regression gets 0.98 of these digits right; a Swin of this size, with 1437
+images to learn from, is not expected to.
 Required beforehand: more than 0.78 of the held-out images right.
 Parameters: 135,318. Ours: ?
 """
@@ -24,7 +23,7 @@ from research.train.schedules import Cosine
 
 
 def experiment(num_steps: int = 660, batch_size: int = 64) -> Experiment:
-    """About a minute on two CPU cores."""
+    """The setting above."""
     base = swin_fashion_mnist.experiment(num_steps)
     backbone = Swin(
         embed_dim=32,

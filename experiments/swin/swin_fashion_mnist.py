@@ -1,4 +1,4 @@
-"""A Swin Transformer of two stages on Fashion-MNIST: a minute or two on a CPU.
+"""A Swin Transformer of two stages on Fashion-MNIST, at a laptop's size.
 
     python -m launch.prepare experiments/swin/swin_fashion_mnist.py
     python -m launch.train experiments/swin/swin_fashion_mnist.py
@@ -28,7 +28,7 @@ def experiment(
     batch_size: int = 128,
     folder: str = "~/data/twelvefold/fashion_mnist",
 ) -> Experiment:
-    """About two minutes on two CPU cores."""
+    """The setting above."""
     train = IdxImages(folder, split="train", md5=FASHION_MNIST_MD5["train"])
     test = IdxImages(folder, split="test", md5=FASHION_MNIST_MD5["test"])
     backbone = Swin(

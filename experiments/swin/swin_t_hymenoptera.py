@@ -35,7 +35,7 @@ def experiment(
     num_classes: int = 2,
     layer_factor: float = 0.75,
 ) -> Experiment:
-    """A few minutes on a GPU."""
+    """The setting above."""
     backbone = base.base.TINY(drop_path_rate=0.1, image_size=224)
     like = base.base.of(backbone, num_params=27_519_354 + 769 * num_classes)
     task = base.base.classification(backbone, num_classes)
