@@ -17,6 +17,8 @@ own, and so are tied logits.
 
 from functools import partial
 
+import jax
+
 from research.data.loader import Data
 from research.data.packing import Windows
 from research.data.sources import Tfds
@@ -24,10 +26,13 @@ from research.data.stored import Stored
 from research.data.subwords import SentencePiece, Training
 from research.evals.loss import HeldOutLoss
 from research.experiment import Experiment
+from research.layers.attention import Attention
 from research.layers.cores import Core
 from research.layers.cores.mixed_chunk import MixedChunk
 from research.layers.embeddings import TokenEmbedding
 from research.layers.gated import GatedAttentionUnit
+from research.layers.initializers import Normal
+from research.layers.mlp import FeedForward
 from research.layers.norms import LayerNorm, ScaleNorm
 from research.layers.positions import Rotary
 from research.layers.residual import PreNorm
@@ -127,4 +132,22 @@ def units(core: Core) -> Slot:
         mixer=partial(GatedAttentionUnit, core=core, rotary=Rotary()),
         mlp=None,
         residual=partial(PreNorm, norm=partial(ScaleNorm, unit=True)),
+    )
+
+
+def improved(core: Core) -> Slot:
+    """The blocks that units are compared with: rotated, with gated feed-forward."""
+    kernel = Normal(0.02)
+    return partial(
+        TransformerBlock,
+        mixer=partial(
+            Attention, num_heads=12, core=core, rotary=Rotary(), kernel_init=kernel
+        ),
+        mlp=partial(
+            FeedForward,
+            mlp_dim=2048,
+            activation=jax.nn.silu,
+            gated=True,
+            kernel_init=kernel,
+        ),
     )
