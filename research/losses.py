@@ -135,3 +135,33 @@ def token_cross_entropy(
     if not smoothing:
         return normalizer - right
     return normalizer - (1 - smoothing) * right - smoothing * logits.mean(-1)
+
+
+def sigmoid_focal(
+    logits: Float[Array, "*batch pixels"],
+    target: Float[Array, "*batch pixels"],
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> Float[Array, "*batch"]:
+    """The mean over pixels of -alpha_t (1 - p_t)^gamma log p_t, in float32.
+
+    p_t is the probability of what `target`, 0 or 1, says, and alpha_t is alpha for 1
+    and 1 - alpha for 0 (Lin et al. 2017, arXiv:1708.02002, Eq. 5).
+    """
+    logits = logits.astype(jnp.float32)
+    signed = jnp.where(target > 0, logits, -logits)
+    factor = jnp.where(target > 0, alpha, 1 - alpha) * jax.nn.sigmoid(-signed) ** gamma
+    return -(factor * jax.nn.log_sigmoid(signed)).mean(-1)
+
+
+def dice(
+    logits: Float[Array, "*batch pixels"], target: Float[Array, "*batch pixels"]
+) -> Float[Array, "*batch"]:
+    """1 - (2 sum p t + 1) / (sum p + sum t + 1) of each mask, in float32.
+
+    One less twice what both cover over what each covers (Milletari et al. 2016,
+    arXiv:1606.04797, section 3), with one added to both, as in DETR's code.
+    """
+    chances = jax.nn.sigmoid(logits.astype(jnp.float32))
+    common = (chances * target).sum(-1)
+    return 1 - (2 * common + 1) / (chances.sum(-1) + target.sum(-1) + 1)

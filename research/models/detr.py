@@ -147,20 +147,8 @@ class MaskHead(nn.Module):
             h = self.norm(dtype=self.dtype, name=f"norm_{number}")(h)
             return nn.relu(h)
 
-        def each(h: Array) -> Array:
-            """Of each image to each query's."""
-            return jnp.repeat(h, queries, axis=0)
-
-        # The first convolution is of features and looks side by side. It is linear, and
-        # all queries of an image have the features in common.
-        width = dim + self.num_heads
-        kernel = self.param("conv_0_kernel", self.kernel_init, (3, 3, width, width))
-        bias = self.param("conv_0_bias", nn.initializers.zeros, (width,))
-        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
-        h = _convolve(features.astype(self.dtype), kernel[:, :, :dim])
-        looks = looks.reshape(-1, *looks.shape[2:]).astype(self.dtype)
-        h = each(h) + _convolve(looks, kernel[:, :, dim:]) + bias[None, None, None]
-        h = norm(h, 0)
+        first = _JointConv(self.kernel_init, dtype=self.dtype, name="conv_0")
+        h = norm(first(features, looks.reshape(-1, *looks.shape[2:])), 0)
         h = norm(self._conv(dim // 2, "conv_1")(h), 1)
         for number, level in enumerate(finer):
             size = h.shape[-1]
@@ -170,7 +158,8 @@ class MaskHead(nn.Module):
                 dtype=self.dtype,
                 name=f"adapter_{number}",
             )(level)
-            h = each(adapted) + nearest_resize(h, *level.shape[1:3])
+            adapted = jnp.repeat(adapted, queries, axis=0)
+            h = adapted + nearest_resize(h, *level.shape[1:3])
             h = norm(self._conv(size // 2, f"conv_{number + 2}")(h), number + 2)
         logits = self._conv(1, "logits")(h).astype(jnp.float32)
         return logits.reshape(batch, queries, *logits.shape[1:3])
@@ -207,6 +196,39 @@ class MaskHead(nn.Module):
         logits = jnp.where(seen, logits, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(logits.reshape(batch, queries, -1))
         return weights.reshape(batch, queries, height, width, self.num_heads)
+
+
+class _JointConv(nn.Module):
+    """A 3x3 convolution of what images and what their queries have, side by side.
+
+    It is linear: the part of an image is the same for all of its queries.
+    """
+
+    kernel_init: Initializer
+    dtype: str
+
+    @nn.compact
+    def __call__(
+        self,
+        shared: Float[Array, "images height width shared_channels"],
+        own: Float[Array, "queries height width own_channels"],
+    ) -> Float[Array, "queries height width channels"]:
+        parts, width = [shared, own], shared.shape[-1] + own.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (3, 3, width, width))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        kernels = jnp.split(kernel.astype(self.dtype), [shared.shape[-1]], axis=2)
+        one, other = (
+            jax.lax.conv_general_dilated(
+                part.astype(self.dtype),
+                kernel,
+                (1, 1),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            for part, kernel in zip(parts, kernels, strict=True)
+        )
+        one = jnp.repeat(one, len(own) // len(shared), axis=0)
+        return one + other + bias.astype(self.dtype)[None, None, None]
 
 
 class DETR(nn.Module):
@@ -326,12 +348,3 @@ class DETR(nn.Module):
                 tuple(reversed(finer)),
             )
         return found
-
-
-def _convolve(
-    x: Float[Array, "batch height width channels"],
-    kernel: Float[Array, "rows columns channels features"],
-) -> Float[Array, "batch height width features"]:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )

@@ -198,8 +198,7 @@ def test_mask_head_is_its_convolutions():
             looks = np.exp(logits) * valid[image].reshape(6, 1)
             looks = (looks / looks.sum()).reshape(2, 3, 8)
             h = np.concatenate([features[image], looks], axis=-1)[None]
-            first = {"kernel": params["conv_0_kernel"], "bias": params["conv_0_bias"]}
-            h = norm(0, slow.conv(first, h))
+            h = norm(0, slow.conv(params["conv_0"], h))
             h = norm(1, slow.conv(params["conv_1"], h))
             for level, fine in enumerate(finer):
                 rows, columns = fine.shape[1:3]
