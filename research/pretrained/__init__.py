@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError
+from research.models.detr import DETR
 from research.models.image_classifier import ImageClassifier
+from research.models.resnet import ResNet
 from research.models.score_unet import ScoreUNet
 from research.models.swin import Swin
 from research.models.transformer import (
@@ -22,7 +24,7 @@ from research.models.transformer import (
     MaskedLanguageModel,
     SequenceClassifier,
 )
-from research.pretrained import bert, marian, swin, t5, timm_swin, unet2d
+from research.pretrained import bert, detr, marian, resnet, swin, t5, timm_swin, unet2d
 from research.pretrained.configs import CONFIG, read_config
 from research.tasks.base import Variables
 
@@ -36,6 +38,9 @@ LOADS: dict[str, Callable[[str], tuple[Any, Variables]]] = {
     "swin": swin.load,
     "swinv2": swin.load,
     **dict.fromkeys(timm_swin.ARCHITECTURES, timm_swin.load),
+    "detr": detr.load,
+    "resnet": resnet.load,
+    **dict.fromkeys(resnet.ARCHITECTURES, resnet.load),
 }
 """By `model_type`, `_class_name` or `architecture`: transformers, diffusers, timm."""
 
@@ -51,7 +56,11 @@ SAVES: dict[type, Layouts] = {
     ImageClassifier: {
         swin.config_of: swin.save,
         timm_swin.config_of: timm_swin.save,
+        resnet.config_of: resnet.save,
+        resnet.timm_config_of: resnet.save_timm,
     },
+    ResNet: {resnet.config_of: resnet.save},
+    DETR: {detr.config_of: detr.save},
 }
 """The layouts that a class may have."""
 
