@@ -10,7 +10,7 @@ from launch import tiny
 from research.errors import UserError
 from research.tasks.score_matching import ScoreMatching
 from research.train.builder import build
-from research.train.start import Fitted, FromRun, begin
+from research.train.start import Fitted, FromRun, Partly, begin
 from research.train.state import Ema
 from tests.train.runs import assert_bitwise, leaves, run, saved
 
@@ -133,3 +133,20 @@ def test_a_start_is_made_to_fit_and_some_of_it_is_drawn():
     assert Fitted(given)(expected) == PARTS
     with pytest.raises(UserError, match="fresh='haed' matches nothing .*/head/kernel"):
         Fitted(given, fresh="haed")(expected)
+
+
+def test_a_task_that_has_more_begins_with_what_is_known():
+    expected = {
+        path: jax.ShapeDtypeStruct(p.shape, p.dtype) for path, p in PARTS.items()
+    }
+    asked = []
+
+    def start(expected):
+        asked.append(expected.keys())
+        return given(expected)
+
+    more = {**expected, "params/masks/kernel": jax.ShapeDtypeStruct((2,), np.float32)}
+    assert Partly(start, fresh="^params/masks/")(more) == PARTS
+    assert asked == [expected.keys()]
+    with pytest.raises(UserError, match="fresh='maks' matches nothing of this task"):
+        Partly(start, fresh="maks")(more)
