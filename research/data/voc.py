@@ -112,7 +112,8 @@ class Voc(Lazy):
         if self.one_based:
             edges[:, :2] -= 1
         width, height = (
-            int(_number(path, root, f"size/{side}", 0.0)) for side in ("width", "height")
+            int(_number(path, root, f"size/{side}", 0.0))
+            for side in ("width", "height")
         )
         if not height or not width:
             height, width = image_size(self._image(index))
