@@ -1,18 +1,25 @@
-"""Time an experiment's training step on synthetic data, alone or beside a peer.
+"""Time an experiment's training step, alone or beside a peer.
 
     python -m launch.bench experiments/score_sde/vp_ddpmpp_digits.py
     python -m launch.bench experiments/score_sde/vp_ddpmpp_digits.py --torch
+    python -m launch.bench experiments/detection/detr_scenes.py --torch --data
+
+The batch is synthetic, of the largest shape; `--data` takes the first one of the
+experiment's data, where the work depends on what is in it, and times the data too.
 
 A peer is a function `contenders(experiment, batch)` that builds someone else's step of
 the same model, batch and optimizer. `--torch` takes the one of the experiment's family,
 `launch/peers/FAMILY.py`; `--peer module:function` takes any.
 """
 
+import contextlib
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -27,7 +34,7 @@ from launch.text import console, size_text
 from launch.timing import Contender, Timing, race
 from research.errors import UserError
 from research.experiment import Experiment, find_file
-from research.train import flops, hardware
+from research.train import flops, hardware, sharding
 from research.train.builder import Program, build, synthetic_batch
 
 PeerFunction = Callable[[Experiment, Mapping[str, np.ndarray]], Sequence[Contender]]
@@ -50,6 +57,8 @@ class Bench:
         after the steps: the better one.
       ceiling_rule: its size and type.
       timings: ours first.
+      loader: examples per second that the data's pipeline makes while nothing else
+        runs, None where the batch was synthetic.
     """
 
     experiment: str
@@ -60,6 +69,7 @@ class Bench:
     ceiling: float
     ceiling_rule: str
     timings: tuple[Timing, ...]
+    loader: float | None = None
 
     def utilization(self, timing: Timing) -> float:
         """Its FLOP/s over those of the matrix product."""
@@ -89,41 +99,60 @@ def bench(
     repeats: int = 20,
     peer: PeerFunction | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    *,
+    data: bool = False,
 ) -> Bench:
-    """Times the compiled step, and those of a peer, on one synthetic batch.
+    """Times the compiled step, and those of a peer, on one batch.
 
     Args:
       experiment: on this machine's devices.
       repeats: timed steps of each.
       peer: builds the steps to compare with.
       tell: is given a line before and after each lengthy part.
+      data: the batch is the first one of the experiment's data, not a synthetic one.
+
+    Raises:
+      UserError: what is wrong with the data.
     """
     load = os.getloadavg()[0]
     program = build(experiment)
-    batch = synthetic_batch(program)
+    loader = None
+    if data:
+        tell("data: the first batches ...")
+        rate, local = _first_batch(experiment, repeats)
+        loader = rate
+        batch = sharding.to_global(local, program.mesh, program.batch_size_of(local))
+    else:
+        batch = synthetic_batch(program)
     tell(f"{OURS}: compiling ...")
     contenders = [our_step(program, batch)]
     if peer:
         contenders += peer(experiment, jax.device_get(batch))
     devices = program.mesh.devices.flat
     before, rule = _ceiling(devices)
-    timings = race(contenders, experiment.data.batch_size, repeats, tell=tell)
+    batch_size = program.batch_size_of(batch)
+    timings = race(contenders, batch_size, repeats, tell=tell)
     after, _ = _ceiling(devices)
     return Bench(
         experiment=experiment.name,
         devices=f"{len(devices)} x {devices[0].device_kind}",
-        batch_size=experiment.data.batch_size,
+        batch_size=batch_size,
         repeats=repeats,
         load=load,
         ceiling=max(before, after),
         ceiling_rule=rule,
         timings=timings,
+        loader=loader,
     )
 
 
 def our_step(program: Program, batch: Mapping[str, jax.Array]) -> Contender:
     """The compiled step from a fresh state, which every call donates and replaces."""
-    compiled = program.compile_for(program.batch)
+    shapes = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        for name, leaf in batch.items()
+    }
+    compiled = program.compile_for(shapes)
     state = jax.block_until_ready(program.init())
 
     def step() -> None:
@@ -135,7 +164,20 @@ def our_step(program: Program, batch: Mapping[str, jax.Array]) -> Contender:
         stats = program.mesh.devices.flat[0].memory_stats() or {}
         return stats.get("peak_bytes_in_use")
 
-    return Contender(OURS, step, program.num_params(), program.flops, peak_memory)
+    num_flops = program.flops_of(batch)
+    return Contender(OURS, step, program.num_params(), num_flops, peak_memory)
+
+
+def _first_batch(
+    experiment: Experiment, repeats: int
+) -> tuple[float, Mapping[str, np.ndarray]]:
+    """Examples per second of the batches after the first one, and that one."""
+    with contextlib.closing(experiment.data.batches()) as batches:
+        first = next(batches)
+        started, made = time.perf_counter(), 0
+        for batch in itertools.islice(batches, repeats):
+            made += len(next(iter(batch.values())))
+        return made / (time.perf_counter() - started), first
 
 
 def find_peer(name: str) -> PeerFunction:
@@ -179,15 +221,17 @@ def main(
     repeats: int = 20,
     torch: bool = False,
     peer: str | None = None,
+    data: bool = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Time the training step on synthetic data, alone or in turns with a peer.
+    """Time the training step on synthetic data or on its own, alone or with a peer.
 
     Args:
       choice: Which experiment.
       repeats: Timed steps, after warm-up.
       torch: Beside the PyTorch peer of the experiment's family.
       peer: Beside another one, as MODULE:FUNCTION.
+      data: On the first batch of its data; the pipeline is timed alone, too.
       as_json: Print the record as JSON.
     """
     start()
@@ -197,7 +241,7 @@ def main(
     if function:
         # Two frameworks share one GPU only if JAX does not take most of it at once.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    measured = bench(choice.load(), repeats, function, _tell)
+    measured = bench(choice.load(), repeats, function, _tell, data=data)
     print(json.dumps(measured.record())) if as_json else _print(measured)
 
 
@@ -234,6 +278,11 @@ def _print(measured: Bench) -> None:
         table.add_row(name, *map(cell, measured.timings))
     out.print(table, highlight=False)
     out.print(f"FLOPs: {flops.RULE}", highlight=False)
+    if measured.loader:
+        out.print(
+            f"data alone, while nothing else runs: {measured.loader:,.1f} examples/s",
+            highlight=False,
+        )
     ours, *others = measured.timings
     for other in others:
         out.print(

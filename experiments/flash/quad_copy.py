@@ -6,9 +6,10 @@ The task, data and schedule of softmax_copy of the family attention, with four g
 attention units (Hua et al. 2022, arXiv:2202.10447): two stand for attention and a
 feed-forward layer. Queries and keys of 32 dimensions turn by their positions.
 Differs: scales of queries and keys start at one, not around zero, since at this
-size there is no time to grow them.
+size there is no time to grow them; and kernels at 0.07, which gives to a width of 64
+the variances that 0.02 gives to 768. With 0.02 the accuracy is 0.439.
 Required beforehand: an accuracy of at least 0.98.
-Ours: 0.439, which falls short, and 0.963 after three times the steps.
+Ours: 1.0
 """
 
 from dataclasses import replace
@@ -21,6 +22,7 @@ from research.experiment import Experiment, Required
 from research.layers.cores import Core
 from research.layers.cores.pointwise import Pointwise
 from research.layers.gated import GatedAttentionUnit
+from research.layers.initializers import Normal
 from research.layers.positions import Rotary
 from research.layers.stack import TransformerBlock
 
@@ -41,6 +43,7 @@ def of(
         key_dim=32,
         core=core,
         rotary=Rotary(),
+        kernel_init=Normal(0.07),
         scale_init=nn.initializers.ones,
     )
     network = base.task.network

@@ -1,4 +1,4 @@
-"""A PyTorch training step like ours: Adam, clipping by global norm, an average."""
+"""A PyTorch training step like ours: Adam(W), clipping by global norm, an average."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from launch.timing import Contender
 from research.errors import UserError
 from research.experiment import Experiment
-from research.train.optimizers import Adam
+from research.train.optimizers import Adam, AdamW
 
 
 def contenders(
@@ -23,6 +23,7 @@ def contenders(
 
     As it is fastest in PyTorch: images in `channels_last`, fused Adam, the whole loss
     compiled, and products of float32 in TF32 on a GPU, as JAX has them there, too.
+    Parameters that need no gradient stay as they are.
 
     Args:
       experiment: whose optimizer and average are taken over.
@@ -31,12 +32,12 @@ def contenders(
       dtype: of the computation: "float32", or "bfloat16" by autocast.
 
     Raises:
-      UserError: an optimizer other than Adam.
+      UserError: an optimizer other than Adam and AdamW.
     """
-    if not isinstance(experiment.optimizer, Adam):
+    if not isinstance(experiment.optimizer, Adam | AdamW):
         raise UserError(
-            "the PyTorch step knows Adam only, and this experiment has "
-            f"{type(experiment.optimizer).__name__}: compare one with Adam"
+            "the PyTorch step knows Adam and AdamW only, and this experiment has "
+            f"{type(experiment.optimizer).__name__}: compare one with these"
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = True
@@ -57,13 +58,17 @@ def _contender(
 ) -> Contender:
     settings: Any = experiment.optimizer
     loss = loss.to(device=device, memory_format=torch.channels_last).train()
-    params = list(loss.parameters())
+    params = [param for param in loss.parameters() if param.requires_grad]
     average = [param.detach().clone() for param in params]
-    adam = torch.optim.Adam(
-        params,
+    adam = torch.optim.AdamW(
+        [
+            {"params": [p for p in params if p.ndim >= 2]},
+            {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
+        ],
         lr=float(settings.learning_rate(experiment.num_steps)),
         betas=(settings.b1, settings.b2),
         eps=settings.eps,
+        weight_decay=settings.weight_decay,
         fused=True,
     )
     precision = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
@@ -97,7 +102,7 @@ def _contender(
     return Contender(
         name=f"PyTorch {torch.__version__} {'compiled' if compiled else 'eager'}",
         step=step,
-        num_params=sum(param.numel() for param in params),
+        num_params=sum(param.numel() for param in loss.parameters()),
         flops=counter.get_total_flops(),
         peak_memory=lambda: peak or None,
     )

@@ -97,6 +97,7 @@ def test_bench_beside_a_peer(ceiling):
     measured = bench(linear.experiment(), 2, contenders, told.append)
     assert measured.devices == "8 x cpu"
     assert measured.ceiling == 2e9
+    assert measured.loader is None
     assert measured.ceiling_rule == "2048x2048x2048 product of float32"
     assert [t.name for t in measured.timings] == ["this step", "nothing"]
     assert measured.ratios()["nothing"] < 1
@@ -104,6 +105,22 @@ def test_bench_beside_a_peer(ceiling):
     assert record["timings"][1]["peak_memory"] == 2048
     assert record["timings"][0]["utilization"] > 0
     assert "this step: compiling ..." in told
+
+
+def test_bench_on_the_first_batch_of_its_data(ceiling):
+    experiment, seen = linear.experiment(), []
+
+    def peer(experiment, batch):
+        seen.append(batch)
+        return contenders(experiment, batch)
+
+    measured = bench(experiment, 2, peer, data=True)
+    (batch,) = seen
+    first = experiment.data.batch(0)
+    assert batch.keys() == first.keys()
+    for name, part in first.items():
+        np.testing.assert_array_equal(batch[name], part)
+    assert measured.loader > 0
 
 
 def test_command_prints_the_comparison(capsys, ceiling):

@@ -12,7 +12,15 @@ import torch
 
 from launch import bench_decoding, bench_recurrent
 from launch.bench_samplers import samplers
-from launch.peers import decoding, pytorch, recurrent, score_sde, seq2seq
+from launch.peers import (
+    decoding,
+    detection,
+    pytorch,
+    recurrent,
+    score_sde,
+    seq2seq,
+    swin,
+)
 from research.diffusion.parameterizations import ScaledScore
 from research.diffusion.processes import VE, probability_flow
 from research.errors import UserError
@@ -218,9 +226,9 @@ class Sgd:
         raise AssertionError("nobody asks for it")
 
 
-def test_only_adam_is_known():
+def test_only_adam_and_adamw_are_known():
     other = dataclasses.replace(load(DIGITS), optimizer=Sgd())
-    with pytest.raises(UserError, match="knows Adam only, and this .* has Sgd"):
+    with pytest.raises(UserError, match="Adam and AdamW only, and this .* has Sgd"):
         pytorch.contenders(other, Quadratic, [], "float32")
 
 
@@ -252,6 +260,53 @@ def test_the_transformer_is_as_large_as_ours_and_as_dear():
 def test_what_is_no_translation_has_no_peer_there():
     with pytest.raises(UserError, match="trains ScoreMatching with ScoreUNet"):
         seq2seq.contenders(load(DIGITS), {})
+
+
+@pytest.mark.parametrize("reference", ["swin_t_imagenet1k", "swinv2_t_imagenet1k"])
+def test_the_swin_is_as_large_as_ours_and_as_dear(reference):
+    """And loses as much at first, of labels that no network can know."""
+    size = "(64, 64, 3)"
+    overrides = [
+        "task.network.backbone.depths=(1, 1)",
+        "task.network.backbone.num_heads=(3, 6)",
+        "task.network.backbone.image_size=64",
+        f"data.spec={{'image': ({size}, 'uint8'), 'label': ((), 'int32')}}",
+    ]
+    experiment = load(
+        f"experiments/swin/{reference}.py", {"batch_size": "8"}, overrides
+    )
+    program = build(experiment)
+    batch = jax.device_get(synthetic_batch(program))
+    eager, compiled = swin.contenders(experiment, batch)
+    assert eager.num_params == compiled.num_params == program.num_params()
+    assert eager.flops == pytest.approx(program.flops, rel=0.07)
+    eager.step()
+    with torch.no_grad():
+        config = swin.config_of(experiment.task.network, 3, 64)
+        loss = swin._Loss(experiment.task, config).eval()
+        image = torch.tensor(batch["image"]).permute(0, 3, 1, 2)
+        value = float(loss(image, torch.tensor(batch["label"]).long()))
+    assert value == pytest.approx(np.log(experiment.task.num_classes), rel=0.1)
+
+
+def test_the_detr_is_as_large_as_ours_and_as_dear():
+    scenes = load("experiments/detection/detr_scenes.py", {"batch_size": "8"})
+    experiment = load("experiments/detection/detr_r50_coco.py")
+    experiment = dataclasses.replace(experiment, data=scenes.data)
+    program = build(experiment)
+    batch = scenes.data.batch(0)
+    eager, compiled = detection.contenders(experiment, batch)
+    assert eager.num_params == compiled.num_params == program.num_params()
+    assert eager.flops == pytest.approx(program.flops, rel=0.07)
+    eager.step()
+
+
+def test_what_has_no_such_network_has_no_peer_there():
+    scenes = load("experiments/detection/detr_scenes.py")
+    with pytest.raises(UserError, match="a Swin: this experiment trains Detection"):
+        swin.contenders(scenes, {})
+    with pytest.raises(UserError, match="on a ResNet, .* trains Detection with DETR"):
+        detection.contenders(scenes, {})
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
