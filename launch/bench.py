@@ -2,13 +2,16 @@
 
     python -m launch.bench experiments/score_sde/vp_ddpmpp_digits.py
     python -m launch.bench experiments/score_sde/vp_ddpmpp_digits.py --torch
-    python -m launch.bench experiments/detection/detr_scenes.py --torch --data
+    python -m launch.bench experiments/detection/detr_r50_coco.py --torch --data
+    python -m launch.bench experiments/swin/swin_t_imagenet1k.py --torch --forward
 
 The batch is synthetic, of the largest shape; `--data` takes the first one of the
 experiment's data, where the work depends on what is in it, and times the data too.
+`--forward` times the loss in evaluation in the place of the training step.
 
-A peer is a function `contenders(experiment, batch)` that builds someone else's step of
-the same model, batch and optimizer. `--torch` takes the one of the experiment's family,
+A peer is a function `contenders(experiment, batch, train)` that builds someone else's
+step of the same model, batch and optimizer, or without `train` their loss in
+evaluation. `--torch` takes the one of the experiment's family,
 `launch/peers/FAMILY.py`; `--peer module:function` takes any.
 """
 
@@ -36,8 +39,11 @@ from research.errors import UserError
 from research.experiment import Experiment, find_file
 from research.train import flops, hardware, sharding
 from research.train.builder import Program, build, synthetic_batch
+from research.train.state import TrainState
 
-PeerFunction = Callable[[Experiment, Mapping[str, np.ndarray]], Sequence[Contender]]
+PeerFunction = Callable[
+    [Experiment, Mapping[str, np.ndarray], bool], Sequence[Contender]
+]
 
 OURS = "this step"
 
@@ -101,6 +107,7 @@ def bench(
     tell: Callable[[str], None] = lambda line: None,
     *,
     data: bool = False,
+    forward: bool = False,
 ) -> Bench:
     """Times the compiled step, and those of a peer, on one batch.
 
@@ -110,6 +117,7 @@ def bench(
       peer: builds the steps to compare with.
       tell: is given a line before and after each lengthy part.
       data: the batch is the first one of the experiment's data, not a synthetic one.
+      forward: the loss in evaluation, in the place of the step.
 
     Raises:
       UserError: what is wrong with the data.
@@ -125,9 +133,9 @@ def bench(
     else:
         batch = synthetic_batch(program)
     tell(f"{OURS}: compiling ...")
-    contenders = [our_step(program, batch)]
+    contenders = [(our_loss if forward else our_step)(program, batch)]
     if peer:
-        contenders += peer(experiment, jax.device_get(batch))
+        contenders += peer(experiment, jax.device_get(batch), not forward)
     devices = program.mesh.devices.flat
     before, rule = _ceiling(devices)
     batch_size = program.batch_size_of(batch)
@@ -160,11 +168,32 @@ def our_step(program: Program, batch: Mapping[str, jax.Array]) -> Contender:
         state, metrics = compiled(state, batch)
         jax.block_until_ready((state, metrics))
 
+    num_flops = program.flops_of(batch)
+    return _ours(program, step, num_flops)
+
+
+def our_loss(program: Program, batch: Mapping[str, jax.Array]) -> Contender:
+    """The compiled loss in evaluation, of a fresh state."""
+    task = program.experiment.task
+
+    def loss(state: TrainState, batch: Mapping[str, jax.Array]) -> jax.Array:
+        variables = {"params": state.params, **state.extra}
+        return task.loss(variables, batch, jax.random.key(0), False)[0]
+
+    state = program.init()
+    compiled = jax.jit(loss).lower(state, batch).compile()
+
+    def step() -> None:
+        jax.block_until_ready(compiled(state, batch))
+
+    return _ours(program, step, flops.count(loss, state, batch))
+
+
+def _ours(program: Program, step: Callable[[], None], num_flops: int) -> Contender:
     def peak_memory() -> int | None:
         stats = program.mesh.devices.flat[0].memory_stats() or {}
         return stats.get("peak_bytes_in_use")
 
-    num_flops = program.flops_of(batch)
     return Contender(OURS, step, program.num_params(), num_flops, peak_memory)
 
 
@@ -222,6 +251,7 @@ def main(
     torch: bool = False,
     peer: str | None = None,
     data: bool = False,
+    forward: bool = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Time the training step on synthetic data or on its own, alone or with a peer.
@@ -232,6 +262,7 @@ def main(
       torch: Beside the PyTorch peer of the experiment's family.
       peer: Beside another one, as MODULE:FUNCTION.
       data: On the first batch of its data; the pipeline is timed alone, too.
+      forward: The loss in evaluation, in the place of the training step.
       as_json: Print the record as JSON.
     """
     start()
@@ -241,7 +272,9 @@ def main(
     if function:
         # Two frameworks share one GPU only if JAX does not take most of it at once.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    measured = bench(choice.load(), repeats, function, _tell, data=data)
+    measured = bench(
+        choice.load(), repeats, function, _tell, data=data, forward=forward
+    )
     print(json.dumps(measured.record())) if as_json else _print(measured)
 
 

@@ -25,7 +25,7 @@ INPUTS = ("image", "size", "boxes", "classes", "present")
 
 
 def contenders(
-    experiment: Experiment, batch: Mapping[str, np.ndarray]
+    experiment: Experiment, batch: Mapping[str, np.ndarray], train: bool = True
 ) -> list[Contender]:
     """The training step, eager and compiled.
 
@@ -53,6 +53,7 @@ def contenders(
         lambda: _Loss(task, network, bool(experiment.trainable)),
         [values[name] for name in INPUTS],
         network.dtype,
+        train=train,
     )
 
 

@@ -18,6 +18,7 @@ def contenders(
     make_loss: Callable[[], torch.nn.Module],
     inputs: Sequence[Any],
     dtype: str,
+    train: bool = True,
 ) -> list[Contender]:
     """The same step run eagerly and by `torch.compile`, on the GPU if there is one.
 
@@ -30,6 +31,7 @@ def contenders(
       make_loss: a module called with `inputs` that returns the scalar loss.
       inputs: NumPy arrays; images as (batch, channels, height, width).
       dtype: of the computation: "float32", or "bfloat16" by autocast.
+      train: a training step, or else the loss alone, in evaluation.
 
     Raises:
       UserError: an optimizer other than Adam and AdamW.
@@ -42,13 +44,16 @@ def contenders(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cuda.matmul.allow_tf32 = True
     placed = [_place(torch.tensor(value), device) for value in inputs]
+    rest = (placed, dtype, device)
     return [
-        _contender(experiment, make_loss(), placed, dtype, device, compiled)
+        _step(experiment, make_loss(), *rest, compiled)
+        if train
+        else _evaluation(make_loss(), *rest, compiled)
         for compiled in (False, True)
     ]
 
 
-def _contender(
+def _step(
     experiment: Experiment,
     loss: Any,
     inputs: Sequence[torch.Tensor],
@@ -100,12 +105,43 @@ def _contender(
             peak = torch.cuda.max_memory_allocated()
 
     return Contender(
-        name=f"PyTorch {torch.__version__} {'compiled' if compiled else 'eager'}",
+        name=_name(compiled),
         step=step,
         num_params=sum(param.numel() for param in loss.parameters()),
         flops=counter.get_total_flops(),
         peak_memory=lambda: peak or None,
     )
+
+
+def _evaluation(
+    loss: Any,
+    inputs: Sequence[torch.Tensor],
+    dtype: str,
+    device: torch.device,
+    compiled: bool,
+) -> Contender:
+    loss = loss.to(device=device, memory_format=torch.channels_last).eval()
+    precision = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    function = torch.compile(loss) if compiled else loss
+
+    def step() -> None:
+        with torch.no_grad(), precision:
+            function(*inputs)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), precision:
+        loss(*inputs)
+    return Contender(
+        name=_name(compiled),
+        step=step,
+        num_params=sum(param.numel() for param in loss.parameters()),
+        flops=counter.get_total_flops(),
+    )
+
+
+def _name(compiled: bool) -> str:
+    return f"PyTorch {torch.__version__} {'compiled' if compiled else 'eager'}"
 
 
 def _place(value: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -34,7 +34,7 @@ from research.tasks.score_matching import ScoreMatching
 
 
 def contenders(
-    experiment: Experiment, batch: Mapping[str, np.ndarray]
+    experiment: Experiment, batch: Mapping[str, np.ndarray], train: bool = True
 ) -> list[Contender]:
     """diffusers' U-Net under the same loss, optimizer and batch, eager and compiled.
 
@@ -49,7 +49,7 @@ def contenders(
         )
     images = np.ascontiguousarray(np.moveaxis(batch["image"], -1, 1))
     return pytorch.contenders(
-        experiment, lambda: _Denoising(task), [images], task.network.dtype
+        experiment, lambda: _Denoising(task), [images], task.network.dtype, train=train
     )
 
 

@@ -31,7 +31,7 @@ INPUTS = (
 
 
 def contenders(
-    experiment: Experiment, batch: Mapping[str, np.ndarray]
+    experiment: Experiment, batch: Mapping[str, np.ndarray], train: bool = True
 ) -> list[Contender]:
     """The training step on packed rows, eager and compiled.
 
@@ -54,7 +54,7 @@ def contenders(
         )
     inputs = [np.asarray(batch[name], np.int64) for name in INPUTS]
     return pytorch.contenders(
-        experiment, lambda: _Loss(task, network), inputs, network.dtype
+        experiment, lambda: _Loss(task, network), inputs, network.dtype, train=train
     )
 
 

@@ -25,7 +25,7 @@ from research.tasks.image_classification import ImageClassification, unmixed
 
 
 def contenders(
-    experiment: Experiment, batch: Mapping[str, np.ndarray]
+    experiment: Experiment, batch: Mapping[str, np.ndarray], train: bool = True
 ) -> list[Contender]:
     """The training step, eager and compiled.
 
@@ -48,7 +48,11 @@ def contenders(
     inputs = [image, np.asarray(batch["label"], np.int64)]
     config = config_of(network, image.shape[1], image.shape[2])
     return pytorch.contenders(
-        experiment, lambda: _Loss(task, config), inputs, network.backbone.dtype
+        experiment,
+        lambda: _Loss(task, config),
+        inputs,
+        network.backbone.dtype,
+        train=train,
     )
 
 

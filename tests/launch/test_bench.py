@@ -16,8 +16,9 @@ from tests.launch import linear
 FILE = str(Path(linear.__file__))
 
 
-def contenders(experiment, batch):
+def contenders(experiment, batch, train):
     """A peer that checks what it is given, and does as good as nothing."""
+    assert train
     assert isinstance(batch["x"], np.ndarray)
     assert batch["x"].shape == (experiment.data.batch_size, linear.INPUTS)
     return [Contender("nothing", lambda: None, 100, 1000, lambda: 2048)]
@@ -110,9 +111,9 @@ def test_bench_beside_a_peer(ceiling):
 def test_bench_on_the_first_batch_of_its_data(ceiling):
     experiment, seen = linear.experiment(), []
 
-    def peer(experiment, batch):
+    def peer(experiment, batch, train):
         seen.append(batch)
-        return contenders(experiment, batch)
+        return contenders(experiment, batch, train)
 
     measured = bench(experiment, 2, peer, data=True)
     (batch,) = seen
@@ -121,6 +122,19 @@ def test_bench_on_the_first_batch_of_its_data(ceiling):
     for name, part in first.items():
         np.testing.assert_array_equal(batch[name], part)
     assert measured.loader > 0
+
+
+def test_the_loss_alone_costs_less(ceiling):
+    experiment, asked = linear.experiment(), []
+
+    def peer(experiment, batch, train):
+        asked.append(train)
+        return []
+
+    measured = bench(experiment, 2, peer, forward=True)
+    assert asked == [False]
+    (ours,) = measured.timings
+    assert 0 < ours.flops < build(experiment).flops
 
 
 def test_command_prints_the_comparison(capsys, ceiling):

@@ -281,6 +281,8 @@ def test_the_swin_is_as_large_as_ours_and_as_dear(reference):
     assert eager.num_params == compiled.num_params == program.num_params()
     assert eager.flops == pytest.approx(program.flops, rel=0.07)
     eager.step()
+    (alone, _) = swin.contenders(experiment, batch, train=False)
+    assert eager.flops > 2.5 * alone.flops > 0
     with torch.no_grad():
         config = swin.config_of(experiment.task.network, 3, 64)
         loss = swin._Loss(experiment.task, config).eval()
