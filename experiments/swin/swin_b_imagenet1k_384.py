@@ -14,21 +14,12 @@ paper; the rate as in swin_b_imagenet22k_imagenet1k.
 Parameters: 87,768,224 and what tables of larger windows have more: 87,903,584 at 384.
 """
 
-from experiments.swin import swin_b_imagenet22k_imagenet1k as base
-from research.experiment import Experiment, Published
-from research.models.swin import resize
-from research.train.start import Fitted, FromRun
-
-TOP1 = {
-    256: 0.837,
-    320: 0.84,
-    384: 0.845,
-}
-"""Of Table 8, by the side of an image."""
+from experiments.swin import swin_t_imagenet1k_384 as base
+from research.experiment import Experiment
 
 
 def experiment(
-    num_steps: int = base.NUM_STEPS,
+    num_steps: int = base.base.NUM_STEPS,
     batch_size: int = 1024,
     resolution: int = 384,
     images: str = "",
@@ -36,23 +27,15 @@ def experiment(
     dtype: str = "bfloat16",
 ) -> Experiment:
     """The published setting; `model` is the workdir of the run before."""
-    window_size = resolution // 32
-    # Each of the tables has a number for every distance and head.
-    added = ((2 * window_size - 1) ** 2 - 13**2) * 376
     return base.of(
-        base.base.BASE(
-            window_size=window_size,
-            drop_path_rate=0.5,
-            image_size=resolution,
-            dtype=dtype,
-        ),
-        start=Fitted(FromRun(model), fit=resize),
+        base.sizes.BASE,
+        drop_path_rate=0.5,
+        num_params=87_768_224,
+        top1={256: 0.837, 320: 0.84, 384: 0.845},
         num_steps=num_steps,
         batch_size=batch_size,
         resolution=resolution,
         images=images,
-        num_params=87_768_224 + added,
-        published=(Published("val/top1", TOP1[resolution], "Liu et al. 2021, Table 8"),)
-        if resolution in TOP1
-        else (),
+        model=model,
+        dtype=dtype,
     )

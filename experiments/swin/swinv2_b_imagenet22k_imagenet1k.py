@@ -16,10 +16,15 @@ Differs: as swin_b_imagenet22k_imagenet1k.
 Parameters: 87,918,816, whatever the windows.
 """
 
+from functools import partial
+
 from experiments.swin import swin_b_imagenet22k_imagenet1k as base
 from research.experiment import Experiment
-from research.models.swin import swin_v2
+from research.models.swin import Swin, swin_v2
 from research.train.start import Fitted, FromRun
+
+sizes = base.base
+"""Where TINY, SMALL, BASE and LARGE are."""
 
 
 def experiment(
@@ -31,10 +36,48 @@ def experiment(
     dtype: str = "bfloat16",
 ) -> Experiment:
     """The published setting; `model` is the workdir of the run before."""
+    return of(
+        sizes.BASE,
+        num_params=87_918_816,
+        tops={256: (0.862, 0.979), 384: (0.871, 0.982)},
+        num_steps=num_steps,
+        batch_size=batch_size,
+        resolution=resolution,
+        images=images,
+        model=model,
+        dtype=dtype,
+    )
+
+
+def of(
+    size: partial[Swin],
+    *,
+    num_params: int,
+    tops: dict[int, tuple[float, float]],
+    num_steps: int,
+    batch_size: int,
+    resolution: int,
+    images: str,
+    model: str,
+    dtype: str,
+) -> Experiment:
+    """The setting of fine-tuning Swin v2 on ImageNet-1K, for another size of the model.
+
+    Args:
+      size: of `sizes`.
+      num_params: of all, the head included.
+      tops: top-1 and top-5 that the official repository gives, at 256 and 384 pixels.
+      num_steps: of batches of 1024; a sixth warms up.
+      batch_size: the rates are in proportion to it.
+      resolution: the side of an image.
+      images: a folder; empty is TFDS.
+      model: the workdir of the run before.
+      dtype: of the computation.
+    """
     large = resolution > 256
     return base.of(
         swin_v2(
-            **base.base.BASE.keywords,
+            **size.keywords,
             window_size=resolution // 16,
             trained_window_sizes=(12, 12, 12, 6),
             drop_path_rate=0.2,
@@ -48,6 +91,6 @@ def experiment(
         images=images,
         # At 256 pixels the middle is looked at, at 384 the whole image.
         crops=None if large else base.base.crops(resolution),
-        num_params=87_918_816,
-        published=base.base.top(0.871, 0.982) if large else base.base.top(0.862, 0.979),
+        num_params=num_params,
+        published=base.base.top(*tops[384 if large else 256]),
     )

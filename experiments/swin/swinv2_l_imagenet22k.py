@@ -11,30 +11,22 @@ swinv2_large_patch4_window12_192_22k.yaml.
 Parameters: 228,772,549, with a head of 21,841 classes.
 """
 
-from experiments.swin import swin_b_imagenet22k as base
+from experiments.swin import swinv2_b_imagenet22k as base
 from research.experiment import Experiment
-from research.models.swin import swin_v2
 
 
 def experiment(
     images: str = "~/data/twelvefold/imagenet22k",
-    num_steps: int = base.NUM_STEPS,
+    num_steps: int = base.base.NUM_STEPS,
     batch_size: int = 4096,
     dtype: str = "bfloat16",
 ) -> Experiment:
     """The published setting."""
     return base.of(
-        swin_v2(
-            **base.base.LARGE.keywords,
-            window_size=12,
-            drop_path_rate=0.2,
-            image_size=192,
-            dtype=dtype,
-        ),
+        base.sizes.LARGE,
+        num_params=228_772_549,
         images=images,
         num_steps=num_steps,
         batch_size=batch_size,
-        num_params=228_772_549,
-        resolution=192,
-        weight_decay=0.1,
+        dtype=dtype,
     )

@@ -16,14 +16,12 @@ Differs: as swin_b_imagenet22k_imagenet1k.
 Parameters: 196,739,932, whatever the windows.
 """
 
-from experiments.swin import swin_b_imagenet22k_imagenet1k as base
+from experiments.swin import swinv2_b_imagenet22k_imagenet1k as base
 from research.experiment import Experiment
-from research.models.swin import swin_v2
-from research.train.start import Fitted, FromRun
 
 
 def experiment(
-    num_steps: int = base.NUM_STEPS,
+    num_steps: int = base.base.NUM_STEPS,
     batch_size: int = 1024,
     resolution: int = 256,
     images: str = "",
@@ -31,23 +29,14 @@ def experiment(
     dtype: str = "bfloat16",
 ) -> Experiment:
     """The published setting; `model` is the workdir of the run before."""
-    large = resolution > 256
     return base.of(
-        swin_v2(
-            **base.base.LARGE.keywords,
-            window_size=resolution // 16,
-            trained_window_sizes=(12, 12, 12, 6),
-            drop_path_rate=0.2,
-            image_size=resolution,
-            dtype=dtype,
-        ),
-        start=Fitted(FromRun(model), fresh=base.NEW_HEAD),
+        base.sizes.LARGE,
+        num_params=196_739_932,
+        tops={256: (0.869, 0.98), 384: (0.876, 0.983)},
         num_steps=num_steps,
         batch_size=batch_size,
         resolution=resolution,
         images=images,
-        # At 256 pixels the middle is looked at, at 384 the whole image.
-        crops=None if large else base.base.crops(resolution),
-        num_params=196_739_932,
-        published=base.base.top(0.876, 0.983) if large else base.base.top(0.869, 0.98),
+        model=model,
+        dtype=dtype,
     )

@@ -12,16 +12,12 @@ Differs: as swin_t_imagenet1k.
 Parameters: 49,728,418, whatever the windows.
 """
 
-from experiments.swin import swin_t_imagenet1k as base
+from experiments.swin import swinv2_t_imagenet1k as base
 from research.experiment import Experiment
-from research.models.swin import swin_v2
-
-TOPS = {8: (0.837, 0.966), 16: (0.841, 0.968)}
-"""Top-1 and top-5, by the size of the windows."""
 
 
 def experiment(
-    num_steps: int = base.NUM_STEPS,
+    num_steps: int = base.base.NUM_STEPS,
     batch_size: int = 1024,
     window_size: int = 8,
     images: str = "",
@@ -29,17 +25,13 @@ def experiment(
 ) -> Experiment:
     """The published setting."""
     return base.of(
-        swin_v2(
-            **base.SMALL.keywords,
-            window_size=window_size,
-            drop_path_rate=0.3,
-            image_size=256,
-            dtype=dtype,
-        ),
+        base.base.SMALL,
+        drop_path_rate=0.3,
+        num_params=49_728_418,
+        tops={8: (0.837, 0.966), 16: (0.841, 0.968)},
         num_steps=num_steps,
         batch_size=batch_size,
+        window_size=window_size,
         images=images,
-        resolution=256,
-        num_params=49_728_418,
-        published=base.top(*TOPS[window_size]) if window_size in TOPS else (),
+        dtype=dtype,
     )

@@ -12,12 +12,11 @@ Differs: as swin_t_imagenet1k.
 Parameters: 28,347,154, whatever the windows.
 """
 
+from functools import partial
+
 from experiments.swin import swin_t_imagenet1k as base
 from research.experiment import Experiment
-from research.models.swin import swin_v2
-
-TOPS = {8: (0.818, 0.959), 16: (0.828, 0.962)}
-"""Top-1 and top-5, by the size of the windows."""
+from research.models.swin import Swin, swin_v2
 
 
 def experiment(
@@ -28,11 +27,51 @@ def experiment(
     dtype: str = "bfloat16",
 ) -> Experiment:
     """The published setting."""
+    return of(
+        base.TINY,
+        drop_path_rate=0.2,
+        num_params=28_347_154,
+        tops={8: (0.818, 0.959), 16: (0.828, 0.962)},
+        num_steps=num_steps,
+        batch_size=batch_size,
+        window_size=window_size,
+        images=images,
+        dtype=dtype,
+    )
+
+
+def of(
+    size: partial[Swin],
+    *,
+    drop_path_rate: float,
+    num_params: int,
+    tops: dict[int, tuple[float, float]],
+    num_steps: int,
+    batch_size: int,
+    window_size: int,
+    images: str,
+    dtype: str,
+    rows: int = 128,
+) -> Experiment:
+    """The setting of Swin v2 on ImageNet-1K, for another size of the model.
+
+    Args:
+      size: of those in swin_t_imagenet1k.
+      drop_path_rate: of the last block.
+      num_params: of all, the head included.
+      tops: top-1 and top-5 that the official repository gives, by `window_size`.
+      num_steps: of batches of 1024; a fifteenth warms up.
+      batch_size: the rates are in proportion to it.
+      window_size: of the stages whose maps are as large.
+      images: a folder; empty is TFDS.
+      dtype: of the computation.
+      rows: that share one draw of mixup and CutMix.
+    """
     return base.of(
         swin_v2(
-            **base.TINY.keywords,
+            **size.keywords,
             window_size=window_size,
-            drop_path_rate=0.2,
+            drop_path_rate=drop_path_rate,
             image_size=256,
             dtype=dtype,
         ),
@@ -40,6 +79,7 @@ def experiment(
         batch_size=batch_size,
         images=images,
         resolution=256,
-        num_params=28_347_154,
-        published=base.top(*TOPS[window_size]) if window_size in TOPS else (),
+        rows=rows,
+        num_params=num_params,
+        published=base.top(*tops[window_size]) if window_size in tops else (),
     )
