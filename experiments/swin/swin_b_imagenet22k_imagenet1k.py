@@ -4,8 +4,8 @@
     python -m launch.train experiments/swin/swin_b_imagenet22k_imagenet1k.py \
         --with resolution=384
 
-It goes on from the run of swin_b_imagenet22k; `start` may be FromPretrained(FOLDER) of
-research.pretrained.start instead, for a public checkpoint.
+It goes on from the run of swin_b_imagenet22k; FromPretrained(FOLDER) of
+research.pretrained.start may take the place of FromRun, for a public checkpoint.
 Images: as for swin_t_imagenet1k.
 Published: at 224 pixels top-1 85.2, top-5 97.5 and 15.4 G multiply-adds; at 384, with
 windows of 12, 86.4, 98.0 and 47.0 G (47.1 in the repository). Ours: ?

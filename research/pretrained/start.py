@@ -21,10 +21,12 @@ Load = Callable[[str], tuple[Any, Variables]]
 class FromPretrained:
     """The variables of a public checkpoint, for `Experiment.start`.
 
-    Every leaf of this task has to be in the folder, with its shape, and every leaf of
-    the folder in this task, but for those whose path `fresh` matches: they are drawn
-    anew, or left aside. What no leaf tells (heads, activations, epsilons) is for the
-    experiment's network to have as the folder's config has it.
+    Every leaf of this task has to be in the folder, and every leaf of the folder in
+    this task, but for those whose path `fresh` matches: they are drawn anew, or left
+    aside. A leaf of another shape is for `research.train.start.Fitted` to resize, such
+    as Swin's tables for larger images: `Fitted(FromPretrained(folder), fit=resize)`,
+    where `resize` is of `research.models.swin`. What no leaf tells (heads, activations,
+    epsilons) is for the experiment's network to have as the folder's config has it.
 
     Attributes:
       folder: in a layout that `load` reads; `~` is the home folder.
@@ -47,26 +49,23 @@ class FromPretrained:
         """Host arrays by path; see `research.train.start.Start`.
 
         Raises:
-          UserError: a folder that `load` refuses, or a leaf that is not in both, or of
-            two shapes, by its path.
+          UserError: a folder that `load` refuses, or a leaf that is not in both, by its
+            path.
         """
         _, variables = self.load(self.folder)
         leaves = flatten_dict(dict(variables), sep="/")
         found = {self._here(path): np.asarray(leaf) for path, leaf in leaves.items()}
-        wanted = {p: leaf.shape for p, leaf in expected.items() if self._is_here(p)}
+        wanted = {p: leaf for p, leaf in expected.items() if self._is_here(p)}
         if not wanted:
             raise UserError(
                 f"start.under={self.under!r}: this task has no such part; its paths "
                 f"are like {next(iter(expected))!r}"
             )
         drawn = self._drawn([*wanted, *found])
-        for path in sorted(wanted.keys() | found.keys()):
-            here, there = wanted.get(path), found.get(path)
-            if path in drawn or (there is not None and there.shape == here):
-                continue
+        for path in sorted((wanted.keys() ^ found.keys()) - drawn):
             one, other = (
-                "is not there" if shape is None else f"has shape {tuple(shape)}"
-                for shape in (None if there is None else there.shape, here)
+                f"has shape {side[path].shape}" if path in side else "is not there"
+                for side in (found, wanted)
             )
             raise UserError(
                 f"{path} {one} in {self.folder}, and {other} in this task: if it is to "

@@ -168,7 +168,9 @@ def begin(state: TrainState, start: Start) -> TrainState:
         if array.shape != places[path].shape:
             raise UserError(
                 f"the start gives {path} with shape {array.shape}, but it has "
-                f"{places[path].shape} in this task"
+                f"{places[path].shape} in this task: let Fitted of "
+                f"research.train.start draw it anew (fresh='^{path}$') or resize it "
+                "(fit)"
             )
 
     def place(path: Any, leaf: jax.Array) -> jax.Array:

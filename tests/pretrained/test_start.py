@@ -7,21 +7,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from research.data.loader import Data
 from research.errors import UserError
 from research.experiment import Experiment
+from research.models.swin import resize
 from research.models.transformer import MaskedLanguageModel, SequenceClassifier
-from research.pretrained import bert
+from research.pretrained import bert, swin
 from research.pretrained.start import FromPretrained
 from research.tasks.sequence_classification import SequenceClassification
 from research.train.builder import build
 from research.train.optimizers import Adam
 from research.train.schedules import Constant
-from research.train.start import begin
-from research.train.state import Ema
+from research.train.start import Fitted, begin
+from research.train.state import Ema, TrainState
 from tests.layers import slow
+from tests.pretrained.shapes import random_variables
 from tests.train.runs import leaves
 
 CONFIG = {
@@ -108,16 +110,58 @@ def test_leaves_of_the_folder_can_be_left_aside(folder):
     assert found and all(name.startswith("params/encoder/") for name in found)
 
 
+def swin_of(image_size, window_size, num_classes):
+    return swin.model_of(
+        {
+            "architectures": ["SwinForImageClassification"],
+            "model_type": "swin",
+            "embed_dim": 4,
+            "depths": [1, 1],
+            "num_heads": [1, 2],
+            "image_size": image_size,
+            "window_size": window_size,
+            "num_labels": num_classes,
+            "use_absolute_embeddings": True,
+        }
+    )
+
+
+def test_a_swin_begins_on_larger_images_than_the_folders(tmp_path):
+    """Tables and the first map's positions are resized, and its head is new."""
+    small, large = swin_of(32, 4, 3), swin_of(64, 8, 2)
+    variables = random_variables(swin.expected_leaves(small))
+    swin.save(str(tmp_path), small, variables)
+    shapes = swin.expected_leaves(large)
+    zeros = {path: jnp.zeros(leaf.shape) for path, leaf in shapes.items()}
+    params = unflatten_dict(zeros, sep="/")["params"]
+    state = TrainState(0, 0, params, opt_state=(), ema=None, extra={})
+    start = FromPretrained(str(tmp_path))
+
+    begun = begin(state, Fitted(start, fit=resize, fresh=HEAD))
+    found = flatten_dict(begun.variables(), sep="/")
+    resized = resize(flatten_dict(dict(variables), sep="/"), shapes)
+    for path in found.keys() | resized.keys():
+        wanted = zeros if path.startswith("params/logits/") else resized
+        np.testing.assert_array_equal(found[path], wanted[path])
+
+    table = "stage_0_block_0/mixer/position/table"
+    told = rf"{table} with shape \(49, 1\), but it has \(225, 1\) .* resize it .fit"
+    with pytest.raises(UserError, match=told):
+        begin(state, Fitted(start, fresh=f"{HEAD}|absolute|stage_1"))
+    told = r"logits/\w+ with shape .*3.*, but .*2.* anew .fresh='\^params/logits/\w+\$"
+    with pytest.raises(UserError, match=told):
+        begin(state, Fitted(start, fit=resize))
+
+
 @pytest.mark.parametrize(
     ("network", "settings", "told"),
     [
         (
-            replace(CLASSES, hidden_dim=7),
-            {"fresh": HEAD},
-            r"params/dense/bias has shape \(8,\) in .*, and has shape \(7,\) in this "
-            r"task: .* fresh='\^params/dense/bias\$'",
+            CLASSES,
+            {},
+            r"params/logits/bias is not there in .*, and has shape \(3,\) in this "
+            r"task: .* fresh='\^params/logits/bias\$'",
         ),
-        (CLASSES, {}, "params/logits/bias is not there in .* has shape .3,. in this"),
         (
             replace(CLASSES, hidden_dim=None),
             {"fresh": HEAD},
