@@ -20,7 +20,6 @@ from research.data.sources import ImageFolder, Source, Tfds
 from research.data.transforms import RandomFlip
 from research.experiment import Experiment, Required
 from research.models.image_classifier import ImageClassifier
-from research.models.swin import Swin
 from research.train.optimizers import AdamW
 from research.train.schedules import Cosine
 
@@ -36,7 +35,7 @@ def experiment(
             return ImageFolder(f"{images}/{split}")
         return Tfds("cifar10", split=split)
 
-    backbone = Swin(
+    backbone = swin_fashion_mnist.small(
         embed_dim=48,
         depths=(2, 2, 2),
         num_heads=(3, 6, 12),

@@ -6,21 +6,36 @@
 The path of swin_t_imagenet1k.py at a laptop's size: 14x14 patches of 2x2 pixels, two
 blocks with windows of 7, the second one's shifted by 3, and two more on the 7x7 map.
 Less than one pass over the images, which are as they are: no augmentation, no mixing.
+Kernels begin with a variance of one over their inputs, not with the published standard
+deviation of 0.02, which so narrow a network has no time to outgrow (0.743 right).
 The four original IDX files (Xiao et al. 2017, arXiv:1708.07747) are read from `folder`.
 Required beforehand: more than 0.79 of the held-out images right.
 Parameters: 136,854. Ours: ?
 """
 
+from functools import partial
+
 from research.data.loader import Data
 from research.data.sources import FASHION_MNIST_MD5, IdxImages
 from research.evals.accuracy import Accuracy
 from research.experiment import Experiment, Required
+from research.layers.initializers import lecun
+from research.layers.mlp import FeedForward
+from research.layers.windows import WindowAttention
 from research.models.image_classifier import ImageClassifier
-from research.models.swin import Swin
+from research.models.swin import PatchMerging, Swin, gelu
 from research.tasks.image_classification import ImageClassification
 from research.train.checkpoints import Checkpoints
 from research.train.optimizers import AdamW
 from research.train.schedules import Cosine
+
+small = partial(
+    Swin,
+    attention=partial(WindowAttention, kernel_init=lecun()),
+    mlp=partial(FeedForward, activation=gelu),
+    merge=partial(PatchMerging, kernel_init=lecun()),
+)
+"""A narrow Swin."""
 
 
 def experiment(
@@ -31,7 +46,7 @@ def experiment(
     """The setting above."""
     train = IdxImages(folder, split="train", md5=FASHION_MNIST_MD5["train"])
     test = IdxImages(folder, split="test", md5=FASHION_MNIST_MD5["test"])
-    backbone = Swin(
+    backbone = small(
         embed_dim=32,
         depths=(2, 2),
         num_heads=(2, 4),

@@ -15,6 +15,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Bool, Float
 
 from research.layers.initializers import lecun
+from research.layers.linear import Dense
 
 Attended = tuple[Float[Array, "batch key_dim"], Float[Array, "batch keys"]]
 """The context, and the weights (float32) with which it has been made of the keys."""
@@ -269,8 +270,8 @@ class LastState(nn.Module):
         return last, weights
 
 
-def _dense(dim: int, init: Initializer, dtype: str) -> nn.Dense:
-    return nn.Dense(dim, use_bias=False, kernel_init=init, dtype=dtype)
+def _dense(dim: int, init: Initializer, dtype: str) -> Dense:
+    return Dense(dim, use_bias=False, kernel_init=init, dtype=dtype)
 
 
 def _scale(module: nn.Module) -> Float[Array, ""]:

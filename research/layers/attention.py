@@ -12,6 +12,7 @@ from research.errors import UserError
 from research.layers.cores import SEES_ALL, Bias, Core, Mask, Softmax
 from research.layers.cores.base import HasCore
 from research.layers.initializers import uniform_fan_avg, xavier
+from research.layers.linear import Dense
 from research.layers.norms import GroupNorm
 from research.layers.positions import Rotation
 
@@ -60,7 +61,7 @@ class PixelAttention(HasCore):
             )
 
         def project(h: Array, name: str, init_scale: float) -> Array:
-            return nn.Dense(
+            return Dense(
                 channels,
                 dtype=self.dtype,
                 kernel_init=uniform_fan_avg(init_scale),
@@ -124,7 +125,7 @@ class Attention(HasCore):
     value_init: Initializer | None = None
     out_init: Initializer | None = None
     out_norm: Callable[..., nn.Module] | None = None
-    dense: Callable[..., nn.Module] = nn.Dense
+    dense: Callable[..., nn.Module] = Dense
     dtype: str = "float32"
 
     @nn.compact

@@ -18,6 +18,7 @@ from research.layers.conv import (
 )
 from research.layers.dropout import Dropout
 from research.layers.initializers import uniform_fan_avg
+from research.layers.linear import Dense
 from research.layers.norms import GroupNorm
 
 pointwise_conv = partial(nn.Conv, kernel_size=(1, 1), kernel_init=uniform_fan_avg())
@@ -69,7 +70,7 @@ class BigGANBlock(nn.Module):
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = conv(h, "conv1")
-        shift = nn.Dense(
+        shift = Dense(
             self.channels,
             dtype=self.dtype,
             kernel_init=uniform_fan_avg(),
@@ -112,7 +113,7 @@ def ddpm_block(
         dropout_rate=dropout_rate,
         skip_scale=1.0,
         # A tenth of the variance: Song et al. 2021, arXiv:2011.13456, official code.
-        skip=partial(nn.Dense, kernel_init=uniform_fan_avg(0.1)),
+        skip=partial(Dense, kernel_init=uniform_fan_avg(0.1)),
         norm=norm,
         dtype=dtype,
         name=name,

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from research.layers.dropout import Dropout
 from research.layers.initializers import Normal, lecun
+from research.layers.linear import Dense
 from research.layers.positions import Sinusoidal
 
 
@@ -112,7 +113,7 @@ class LevelEmbedding(nn.Module):
     def setup(self):
         shape = (self.vocab_size, self.embed_dim // 2)
         self.embedding = self.param("embedding", self.embedding_init, shape)
-        self.mixture = nn.Dense(3 * self.num_mixtures, kernel_init=self.mixture_init)
+        self.mixture = Dense(3 * self.num_mixtures, kernel_init=self.mixture_init)
 
     def __call__(
         self,
@@ -234,9 +235,10 @@ class TokenEmbedding(nn.Module):
         self, x: Float[Array, "*batch embed_dim"]
     ) -> Float[Array, "*batch vocab_size"]:
         """Products with every token's vector, in float32: tied logits."""
-        return jnp.einsum(
-            "...m,vm->...v",
-            x,
+        logits = jnp.einsum(
+            "rm,vm->rv",
+            x.reshape(-1, x.shape[-1]),  # as `by_rows`
             self.embedding.astype(x.dtype),
             preferred_element_type=jnp.float32,
         )
+        return logits.reshape(*x.shape[:-1], -1)

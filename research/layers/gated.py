@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from research.layers.cores.base import SEES_ALL, Bias, Core, HasCore, Mask
 from research.layers.cores.pointwise import Pointwise
+from research.layers.linear import Dense
 from research.layers.positions import Rotation
 
 
@@ -52,7 +53,7 @@ class GatedAttentionUnit(HasCore):
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.normal(0.02)
     scale_init: Initializer = nn.initializers.normal(0.02)
-    dense: Callable[..., nn.Module] = nn.Dense
+    dense: Callable[..., nn.Module] = Dense
     dtype: str = "float32"
 
     @nn.compact

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from research.layers.dropout import Dropout
 from research.layers.initializers import lecun
+from research.layers.linear import Dense
 
 
 class Mlp(nn.Module):
@@ -27,8 +28,8 @@ class Mlp(nn.Module):
         """As many numbers as go in."""
         dim = x.shape[-1]
         for index, width in enumerate(self.widths):
-            x = self.activation(nn.Dense(width, name=f"dense_{index}")(x))
-        return nn.Dense(dim, name="out")(x)
+            x = self.activation(Dense(width, name=f"dense_{index}")(x))
+        return Dense(dim, name="out")(x)
 
 
 class FeedForward(nn.Module):
@@ -57,7 +58,7 @@ class FeedForward(nn.Module):
     kernel_init: Initializer = lecun()
     out_init: Initializer | None = None
     out_norm: Callable[..., nn.Module] | None = None
-    dense: Callable[..., nn.Module] = nn.Dense
+    dense: Callable[..., nn.Module] = Dense
     dtype: str = "float32"
 
     @nn.compact

@@ -20,6 +20,7 @@ from research.layers.attention import Attention
 from research.layers.cores import SEES_ALL, Bias, Core, Mask, Softmax
 from research.layers.cores.base import HasCore
 from research.layers.initializers import Normal
+from research.layers.linear import Dense
 
 Position = Callable[..., Callable[[int], Bias]]
 """Built with `num_heads`, `window_size` and `name`, called with the side of a window.
@@ -136,8 +137,8 @@ class ContinuousPosition(nn.Module):
         spaced = np.sign(steps) * np.log2(8 * np.abs(steps) + 1) / math.log2(8)
         pairs = np.stack(np.meshgrid(spaced, spaced, indexing="ij"), axis=-1)
         x = jnp.asarray(pairs.reshape(-1, 2), jnp.float32)
-        x = nn.Dense(self.hidden_dim, kernel_init=self.kernel_init, name="up")(x)
-        x = nn.Dense(
+        x = Dense(self.hidden_dim, kernel_init=self.kernel_init, name="up")(x)
+        x = Dense(
             self.num_heads, use_bias=False, kernel_init=self.out_init, name="down"
         )(jax.nn.relu(x))
         return _bias(16 * jax.nn.sigmoid(x), window, self.window_size)
@@ -235,7 +236,7 @@ class WindowAttention(HasCore):
     use_bias: bool = True
     use_key_bias: bool | None = None
     kernel_init: Initializer = Normal(0.02)
-    dense: Callable[..., nn.Module] = nn.Dense
+    dense: Callable[..., nn.Module] = Dense
     dtype: str = "float32"
 
     @nn.compact

@@ -26,6 +26,7 @@ from research.layers.initializers import (
     torch_linear,
     xavier,
 )
+from research.layers.linear import Dense
 from research.layers.norms import GroupNorm
 from research.layers.stack import Slot, Stack
 
@@ -152,7 +153,7 @@ class MaskHead(nn.Module):
         h = norm(self._conv(dim // 2, "conv_1")(h), 1)
         for number, level in enumerate(finer):
             size = h.shape[-1]
-            adapted = nn.Dense(
+            adapted = Dense(
                 size,
                 kernel_init=self.kernel_init,
                 dtype=self.dtype,
@@ -182,7 +183,7 @@ class MaskHead(nn.Module):
         height, width = valid.shape[1:]
 
         def project(h: Array, name: str) -> Array:
-            dense = nn.Dense(dim, kernel_init=xavier(), dtype=self.dtype, name=name)
+            dense = Dense(dim, kernel_init=xavier(), dtype=self.dtype, name=name)
             return dense(h).reshape(batch, -1, self.num_heads, dim // self.num_heads)
 
         logits = jnp.einsum(
@@ -294,7 +295,7 @@ class DETR(nn.Module):
         *finer, coarsest = self.backbone(image, train)
         batch, height, width, _ = coarsest.shape
         valid = nearest_resize(valid[..., None], height, width)[..., 0]
-        features = nn.Dense(
+        features = Dense(
             self.embed_dim,
             kernel_init=torch_linear(),
             dtype=self.dtype,
@@ -329,8 +330,8 @@ class DETR(nn.Module):
             every_layer=True,
         )
 
-        def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, kernel_init=torch_linear(), name=name)
+        def dense(features: int, name: str) -> Dense:
+            return Dense(features, kernel_init=torch_linear(), name=name)
 
         h = answers
         for number in range(2):

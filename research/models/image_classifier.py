@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from research.layers.dropout import Dropout
 from research.layers.initializers import Normal
+from research.layers.linear import Dense
 from research.layers.norms import LayerNorm
 
 
@@ -46,6 +47,4 @@ class ImageClassifier(nn.Module):
         if self.num_classes is None:
             return x
         x = Dropout(self.dropout_rate, name="dropout")(x, train)
-        return nn.Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")(
-            x
-        )
+        return Dense(self.num_classes, kernel_init=self.kernel_init, name="logits")(x)

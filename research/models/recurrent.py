@@ -32,6 +32,7 @@ from research.layers.alignment import Alignment
 from research.layers.dropout import Dropout
 from research.layers.embeddings import TokenEmbedding
 from research.layers.initializers import lecun
+from research.layers.linear import Dense
 from research.layers.recurrent import RecurrentStack, reverse_valid
 
 States = tuple[Any, ...]
@@ -193,7 +194,7 @@ class TanhBridge(nn.Module):
         leaves, tree = jax.tree.flatten(finals[-1])
 
         def dense(x: Array, name: str) -> Array:
-            layer = nn.Dense(
+            layer = Dense(
                 hidden_dim, kernel_init=self.kernel_init, dtype=self.dtype, name=name
             )
             return jnp.tanh(layer(x))
@@ -228,7 +229,7 @@ class AttentionalVector(nn.Module):
         hidden: Float[Array, "*batch hidden_dim"],
         context: Float[Array, "*batch key_dim"],
     ) -> Float[Array, "*batch dim"]:
-        layer = nn.Dense(
+        layer = Dense(
             self.dim,
             use_bias=False,
             kernel_init=self.kernel_init,
@@ -258,7 +259,7 @@ class MaxoutReadout(nn.Module):
         context: Float[Array, "*batch key_dim"],
         embedded: Float[Array, "*batch embed_dim"],
     ) -> Float[Array, "*batch dim"]:
-        layer = nn.Dense(
+        layer = Dense(
             2 * self.dim, kernel_init=self.kernel_init, dtype=self.dtype, name="dense"
         )
         h = layer(jnp.concatenate([hidden, context, embedded], axis=-1))
@@ -567,7 +568,7 @@ def _logits(
     embedding = model.embedding
     x = Dropout(model.dropout_rate, name="dropout", parent=model)(x, train)
     if not model.tie_embeddings:
-        dense = nn.Dense(
+        dense = Dense(
             embedding.vocab_size,
             use_bias=False,
             kernel_init=model.logits_init,

@@ -37,6 +37,7 @@ from research.layers.blocks import BigGANBlock
 from research.layers.conv import mean_pool, nearest_upsample
 from research.layers.embeddings import SinusoidalEmbedding
 from research.layers.initializers import uniform_fan_avg
+from research.layers.linear import Dense
 from research.layers.norms import GroupNorm
 
 
@@ -124,7 +125,7 @@ class ScoreUNet(nn.Module):
             )(x)
 
         def dense(x: Array, name: str) -> Array:
-            return nn.Dense(
+            return Dense(
                 4 * self.channels,
                 dtype=self.dtype,
                 kernel_init=uniform_fan_avg(),

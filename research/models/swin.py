@@ -29,6 +29,7 @@ from research.errors import UserError
 from research.layers.cores import Softmax, unscaled
 from research.layers.dropout import Dropout
 from research.layers.initializers import Normal, torch_linear, within
+from research.layers.linear import Dense
 from research.layers.mlp import FeedForward
 from research.layers.norms import LayerNorm
 from research.layers.residual import PreNorm, ResPostNorm
@@ -121,7 +122,7 @@ class PatchMerging(nn.Module):
         self, x: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch rows columns merged_channels"]:
         x = self.norm(dtype=self.dtype, name="norm")(_quads(x), train)
-        return nn.Dense(
+        return Dense(
             x.shape[-1] // 2,
             use_bias=False,
             kernel_init=self.kernel_init,
@@ -141,7 +142,7 @@ class PatchMergingPostNorm(nn.Module):
     def __call__(
         self, x: Float[Array, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch rows columns merged_channels"]:
-        x = nn.Dense(
+        x = Dense(
             2 * x.shape[-1],
             use_bias=False,
             kernel_init=self.kernel_init,

@@ -20,6 +20,7 @@ from research.layers.cores import Mask
 from research.layers.dropout import Dropout
 from research.layers.embeddings import LevelEmbedding, TokenEmbedding
 from research.layers.initializers import Normal, lecun
+from research.layers.linear import Dense
 from research.layers.stack import Stack
 
 Segments = Int[Array, "batch length"]
@@ -163,7 +164,7 @@ class MaskedLanguageModel(nn.Module):
             types=types,
             train=train,
         )
-        x = nn.Dense(
+        x = Dense(
             x.shape[-1], kernel_init=self.kernel_init, dtype=self.dtype, name="dense"
         )(x)
         x = self.norm(dtype=self.dtype, name="norm")(self.activation(x), train)
@@ -221,9 +222,7 @@ class SequenceClassifier(nn.Module):
             x = self._pool(tokens, valid, types, train)
 
         def dense(features: int, name: str, dtype: str) -> nn.Module:
-            return nn.Dense(
-                features, kernel_init=self.kernel_init, dtype=dtype, name=name
-            )
+            return Dense(features, kernel_init=self.kernel_init, dtype=dtype, name=name)
 
         if self.hidden_dim:
             x = self.activation(dense(self.hidden_dim, "dense", self.dtype)(x))
@@ -403,7 +402,7 @@ class EncoderDecoder(nn.Module):
 
 def _logits(model: LanguageModel | EncoderDecoder, x: Array, vocab_size: int) -> Array:
     """Untied logits, without a bias."""
-    return nn.Dense(
+    return Dense(
         vocab_size,
         use_bias=False,
         kernel_init=model.logits_init,

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from research.errors import UserError
 from research.layers.dropout import Dropout
 from research.layers.embeddings import FourierEmbedding
+from research.layers.linear import Dense
 from research.layers.norms import GroupNorm
 
 _he = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -86,7 +87,7 @@ class WideResNet(nn.Module):
             return nn.relu(self.norm(dtype=self.dtype, name=name)(x))
 
         def dense(x: Array, features: int, name: str) -> Array:
-            return nn.Dense(features, dtype=self.dtype, name=name)(x)
+            return Dense(features, dtype=self.dtype, name=name)(x)
 
         def block(x: Array, channels: int, stride: int, name: str) -> Array:
             h = normed(x, f"{name}_norm_0")
@@ -111,4 +112,4 @@ class WideResNet(nn.Module):
                 channels = 16 * 2**group * self.width
                 h = block(h, channels, stride, f"group_{group}_block_{index}")
         h = normed(h, "norm_out").mean((1, 2))
-        return nn.Dense(self.num_classes, name="logits")(h)
+        return Dense(self.num_classes, name="logits")(h)
