@@ -27,7 +27,6 @@ from research.experiment import Experiment, Required
 from research.layers.attention import Attention
 from research.layers.cores import Core, Softmax
 from research.layers.embeddings import TokenEmbedding
-from research.layers.initializers import Normal
 from research.layers.mlp import FeedForward
 from research.layers.norms import LayerNorm
 from research.layers.positions import Learned
@@ -76,11 +75,7 @@ def of(
         task=LanguageModelling(
             LanguageModel(
                 embedding=TokenEmbedding(
-                    Bytes().vocab_size,
-                    DIM,
-                    scale=DIM**0.5,
-                    positions=Learned(LENGTH, embedding_init=Normal(1.0)),
-                    embedding_init=Normal(DIM**-0.5),
+                    Bytes().vocab_size, DIM, positions=Learned(LENGTH)
                 ),
                 body=Stack(num_layers, (block,), final_norm=LayerNorm),
             )

@@ -9,7 +9,8 @@ al. 2019, arXiv:1810.04805, section 3.1).
 Published: the quality of an improved Transformer (transformer_c4) in up to 4.8 times
 less training time (abstract); of perplexities there is no figure here, for want of the
 paper's own tables. Ours: ?
-262,144 subwords a step, in rows of 512 to 8,192: --with length=8192 batch_size=32.
+262,144 subwords a step, in rows of 512 to 8,192: `--with length=8192 --with
+batch_size=32`.
 Differs: learning rate, warm-up, decay and steps are such as are told of the paper, not
 read in it; norms, vocabulary and positions are those of flash_wiki40b, the rows those
 of softmax_c4 of the family attention: 4 % of the corpus, here read about five times.

@@ -20,10 +20,10 @@ from research.data.sources import FASHION_MNIST_MD5, IdxImages
 from research.evals.accuracy import Accuracy
 from research.experiment import Experiment, Required
 from research.layers.initializers import lecun
-from research.layers.mlp import FeedForward
+from research.layers.mlp import FeedForward, gelu
 from research.layers.windows import WindowAttention
 from research.models.image_classifier import ImageClassifier
-from research.models.swin import PatchMerging, Swin, gelu
+from research.models.swin import PatchMerging, Swin
 from research.tasks.image_classification import ImageClassification
 from research.train.checkpoints import Checkpoints
 from research.train.optimizers import AdamW

@@ -1,7 +1,7 @@
 """Swin-T, trained by others, on a folder of images: ants and bees.
 
-    python -m launch.train experiments/swin/swin_t_hymenoptera.py \\
-        --with images=FOLDER model=CHECKPOINT
+    python -m launch.train experiments/swin/swin_t_hymenoptera.py \
+        --with images=FOLDER --with model=CHECKPOINT
 
 CHECKPOINT is a folder of Swin-T for 224 pixels as transformers or timm keep it, such as
 microsoft/swin-tiny-patch4-window7-224: all of it but the head, which is drawn anew for

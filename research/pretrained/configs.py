@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from research.errors import UserError
+from research.layers.mlp import gelu
 
 CONFIG = "config.json"
 
@@ -152,7 +153,7 @@ TRANSFORMERS_KEYS = {
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
