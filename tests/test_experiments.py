@@ -82,6 +82,8 @@ def test_the_note_says_how_to_run_it(path):
     note = path.read_text().split('"""')[1]
     assert f"python -m launch.train experiments/{path.parent.name}/{path.name}" in note
     assert "Ours:" in note or "Measured:" in note
+    # A second argument without its own --with is refused.
+    assert not re.search(r"--with \S+=\S+ +\w+=", note)
 
 
 def celeba(size: int) -> Callable[[Image.Image], Image.Image]:
