@@ -10,6 +10,7 @@ from research.layers.norms import BatchNorm
 from research.models.resnet import FrozenBatchNorm, ResNet
 from research.train.state import split
 from tests.layers import slow
+from tests.models.training import told_to_train
 
 IMAGE = jnp.asarray(np.random.default_rng(0).normal(size=(2, 13, 18, 3)), jnp.float32)
 SMALL = ResNet(depths=(1, 1, 2), channels=2, output_stride=8, norm=FrozenBatchNorm)
@@ -146,3 +147,17 @@ def test_what_is_frozen_has_no_gradient():
     assert grads["stem"] == {"kernel": None}
     assert all(optax.tree.norm(g) > 0 for g in jax.tree.leaves(grads))
     assert len(jax.tree.leaves(grads)) == 11
+
+
+def test_every_norm_is_told_to_train():
+    """Batch norms take moments of the batch, and keep averages of all of them."""
+    model = SMALL.clone(norm=BatchNorm)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), IMAGE))
+    apply = partial(model.apply, train=True, mutable="batch_stats")
+    with told_to_train() as told:
+        _, changed = jax.eval_shape(apply, variables, IMAGE)
+    assert set(told.values()) == {True}, told
+    assert {"stem_norm", "stage_0_block_0/skip_norm"} <= told.keys()
+    assert jax.tree.structure(changed["batch_stats"]) == jax.tree.structure(
+        variables["batch_stats"]
+    )

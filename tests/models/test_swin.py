@@ -22,6 +22,7 @@ from research.models.swin import (
     swin_v2,
 )
 from tests.layers import slow
+from tests.models.training import told_to_train
 
 B = dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))
 L = dict(embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48))
@@ -206,6 +207,22 @@ def test_paths_are_dropped_more_and_more(small):
     np.testing.assert_array_equal(run(model, variables)[-1], run(swin, variables)[-1])
 
 
+def test_every_part_is_told_to_train(small):
+    swin, variables = small
+    for train in (True, False):
+        with told_to_train() as told:
+            jax.eval_shape(
+                partial(swin.apply, train=train),
+                variables,
+                IMAGE,
+                rngs={"dropout": slow.key(0)},
+            )
+        assert set(told.values()) == {train}, told
+        block = "stage_0_block_0"
+        parts = ("mixer/attention", "mlp", "mixer_residual/drop_path")
+        assert {f"{block}/{part}" for part in parts} | {"dropout"} <= told.keys()
+
+
 def test_the_ablations_of_the_paper(small):
     """Of shifts, positions and attention: each is another function, of its own size."""
     swin, variables = small
@@ -327,5 +344,11 @@ def test_resize_for_larger_windows():
     assert resized["params/norm/scale"].shape == (3,)
     same = resize(leaves, {path: jax.ShapeDtypeStruct((25, 2), jnp.float32)})
     assert same[path] is leaves[path]
+    # What differs between columns alone still does.
+    columns = np.tile(np.arange(4, dtype=np.float32), 4)[:, None]
+    wide = {place: jax.ShapeDtypeStruct((64, 1), jnp.float32)}
+    square = resize({place: columns}, wide)[place].reshape(8, 8)
+    np.testing.assert_allclose(square, square[:1].repeat(8, 0), atol=1e-6)
+    assert (np.diff(square[0])[1:-1] > 0.2).all()
     with pytest.raises(UserError, match="26 positions, and 81 are wanted"):
         resize({path: np.zeros((26, 2))}, expected)

@@ -24,6 +24,7 @@ from research.tasks.detection import Detection
 from research.train import sharding
 from tests.detection.test_matching import by_scipy
 from tests.layers import slow
+from tests.models.training import told_to_train
 
 LAYERS, ROWS, QUERIES, CLASSES, OBJECTS = 2, 8, 4, 3, 3
 
@@ -259,6 +260,18 @@ def test_what_is_detected(params):
     chances = jax.nn.softmax(logits)[:, :-1]
     np.testing.assert_allclose(plain["scores"][3], chances.max(-1), rtol=1e-5)
     np.testing.assert_array_equal(plain["classes"][3], chances.argmax(-1))
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_only_training_trains(params, train):
+    with told_to_train() as told:
+        jax.eval_shape(
+            lambda p, b: TASK.loss({"params": p}, b, RNG, train), params, BATCH
+        )
+    assert told == {"": train}
+    with told_to_train() as told:
+        jax.eval_shape(lambda p, b: TASK.detect({"params": p}, b), params, BATCH)
+    assert told == {"": False}
 
 
 def test_a_batch_can_be_learnt():
