@@ -16,6 +16,7 @@ from research.layers.residual import PostNorm
 from research.layers.stack import Stack, TransformerBlock
 from research.models.detr import DETR, LearnedPositions, MaskHead, SinePositions
 from tests.layers import slow
+from tests.models.training import told_to_train
 
 DIM = 16
 rng = np.random.default_rng(0)
@@ -62,8 +63,18 @@ MODEL = DETR(
 def run(model, image, valid, params=None):
     """What is found, and the parameters, which are random if none are given."""
     valid = jnp.asarray(valid)
-    params = params or slow.random_params(model, image, valid)
+    params = params or lively(slow.random_params(model, image, valid))
     return slow.apply(model, params, image, valid), params
+
+
+def lively(params):
+    """Small scales would leave nothing of what differs between queries and places."""
+
+    def change(path, leaf):
+        name = path[-1].key
+        return 1 + leaf if name == "scale" else leaf * (3 if name == "queries" else 1)
+
+    return jax.tree_util.tree_map_with_path(change, params)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +95,10 @@ def test_what_is_found(found):
         "boxes": (2, 2, 5, 4),
         "masks": (2, 5, 8, 12),
     }
-    assert abs(found[0]["logits"][0] - found[0]["logits"][1]).max() > 0.1
+    logits = found[0]["logits"]
+    assert abs(logits[0] - logits[1]).max() > 0.1
+    for part in (logits, found[0]["boxes"], found[0]["masks"][None]):
+        assert abs(part[:, :, 0] - part[:, :, 1]).max() > 1e-3
 
 
 def test_padding_changes_nothing(found):
@@ -136,7 +150,36 @@ def test_only_positions_tell_places(settings, sees_places):
     both = jnp.stack([IMAGE[0], IMAGE[0][:, columns]])
     found, _ = run(replace(MODEL, mask_head=None, **settings), both, VALID)
     changed = abs(found["logits"][:, 0] - found["logits"][:, 1]).max()
-    assert changed > 5e-5 if sees_places else changed < 2e-6
+    assert changed > 1e-2 if sees_places else changed < 2e-6
+
+
+def test_positions_at_the_input_are_a_tenth():
+    """Of what they are where attention compares: as a bias of the projection."""
+    code = jnp.asarray(10 * rng.normal(size=DIM), jnp.float32)
+    model = replace(
+        MODEL, encoder=None, mask_head=None, positions=None, positions_at="input"
+    )
+    without, params = run(model, IMAGE, VALID)
+    project = params["project"]
+    shifted = {**project, "bias": project["bias"] + 0.1 * code}
+    expected, _ = run(model, IMAGE, VALID, {**params, "project": shifted})
+    same = replace(
+        model, positions=lambda valid, dim: jnp.tile(code, (1, *valid.shape[1:], 1))
+    )
+    found, _ = run(same, IMAGE, VALID, params)
+    assert abs(found["logits"] - without["logits"]).max() > 1e-2
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_every_part_is_told_to_train(found, train):
+    with told_to_train() as told:
+        jax.eval_shape(
+            partial(MODEL.apply, train=train), {"params": found[1]}, IMAGE, VALID
+        )
+    assert set(told.values()) == {train}, told
+    parts = ("encoder", "decoder", "decoder/layers/block_0/cross", "backbone")
+    assert set(parts) <= told.keys()
 
 
 def test_sine_positions():
