@@ -212,6 +212,18 @@ def test_cosine():
     np.testing.assert_allclose(variables["params"]["logit_scale"], np.log(10.0))
 
 
+def test_cosine_has_its_norms_in_float32():
+    """Whatever the compute dtype: only the result is rounded."""
+    query = np.random.default_rng(0).normal(size=(3, 4, HEADS, 64))
+    query = jnp.asarray(query, jnp.bfloat16)
+    params = {"logit_scale": jnp.zeros(HEADS)}
+    found, _ = slow.apply(Cosine(HEADS), params, query, query)
+    assert found.dtype == jnp.bfloat16
+    exact = np.float64(query)
+    exact /= np.linalg.norm(exact, axis=-1, keepdims=True)
+    np.testing.assert_allclose(np.float64(found), exact, rtol=2**-8)
+
+
 @pytest.mark.parametrize("trained", [None, 5])
 def test_continuous_position(trained):
     window = 3

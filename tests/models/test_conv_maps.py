@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.models.conv_maps import ConvMaps
+from tests.layers import slow
 
 
 def test_maps_halve_and_see_their_neighbourhood_alone():
@@ -27,3 +28,19 @@ def test_maps_halve_and_see_their_neighbourhood_alone():
     for place in np.nonzero(seen):
         assert (place.min(), place.max()) == (20 - 9, 20 + 9)
     assert jnp.isfinite(maps[1]).all()
+
+
+def test_convolutions_but_the_first_are_added_to_what_they_read():
+    model = ConvMaps((8, 16), num_convs=2)
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 6, 3)), jnp.float32)
+    params = slow.random_params(model, image)
+    maps, x = slow.apply(model, params, image), np.float64(image)
+    for level, groups in enumerate((2, 4)):
+        for number in range(2):
+            name = f"{level}_{number}"
+            kernel = params[f"conv_{name}"]["kernel"]
+            h = slow.conv({"kernel": kernel, "bias": np.zeros(kernel.shape[-1])}, x)
+            h = h if number else h[:, ::2, ::2]
+            h = np.maximum(slow.group_norm(params[f"norm_{name}"], h, groups), 0)
+            x = x + h if number else h
+        np.testing.assert_allclose(maps[level], x, rtol=1e-4, atol=1e-4)
