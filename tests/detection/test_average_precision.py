@@ -110,3 +110,15 @@ def test_masks_are_compared_by_their_pixels():
     assert (masks["ap50"], masks["ap75"]) == approx(1, 0)
     # 0.50, 0.55 and 0.60 of ten.
     assert masks["ap"] == approx(0.3) and masks["ap_medium"] == masks["ap"]
+
+
+def test_masks_have_the_areas_of_their_pixels():
+    """Where none are told: of a box of 50x50 pixels these are few."""
+    mask = np.zeros((60, 60), bool)
+    mask[:50, 0] = mask[0, :50] = True
+    there = [objects([[0, 0, 50, 50]], [1], masks=[encode(mask)])]
+    found = [objects([[0, 0, 50, 50]], [1], scores=[0.5], masks=[encode(mask)])]
+    boxes, _ = average_precision(there, found, (1,))
+    masks, _ = average_precision(there, found, (1,), masks=True)
+    assert boxes["ap_medium"] == masks["ap_small"] == approx(1)
+    assert math.isnan(boxes["ap_small"]) and math.isnan(masks["ap_medium"])

@@ -174,6 +174,19 @@ def test_a_perfect_map_has_quality_one():
     assert all(math.isnan(part) for part in quality([Tally()]))
 
 
+def test_a_half_is_not_more_than_a_half():
+    """Of an overlap, and of what lies nowhere; and a score at the threshold."""
+    truth = np.array([[1, 1, 1, 1], [0, 0, 2, 2]], np.int32)
+    found = np.array([[1, 1, 0, 0], [2, 2, 2, 2]], np.int32)
+    kinds = np.array([5, 6], np.int32)
+    nothing = np.zeros(2, bool)
+    tallies = compare(truth, kinds, nothing, found, np.array([5, 7], np.int32))
+    assert tallies == {5: Tally(0, 0, 1, 1), 6: Tally(0, 0, 1, 0), 7: Tally(0, 0, 0, 1)}
+    scores, masks = np.array([0.75, 0.5], np.float32), np.ones((2, 3, 4), np.float32)
+    _, told = merge(scores, kinds, masks, (3, 4), STUFF, threshold=0.75)
+    assert not len(told)
+
+
 def test_masks_are_scaled_between_the_centers_of_pixels():
     """Against the plain formula; the outermost reach to the border."""
     rng = np.random.default_rng(0)

@@ -16,11 +16,12 @@ from research.data.detection import (
 )
 from research.data.groups import GroupedData
 from research.data.scenes import BACKGROUNDS, SHAPES, Scenes
+from research.detection.masks import upsampled
 from research.errors import UserError
 from research.evals.base import Context
 from research.evals.coco import CocoAP
 from research.evals.detection_samples import DetectionSamples, annotated, color_of
-from research.evals.detections import Truth, as_logits, detections
+from research.evals.detections import Truth, as_logits, as_pixels, detections
 from research.evals.panoptic import PanopticQuality
 from research.train.sharding import make_mesh
 
@@ -137,6 +138,37 @@ def test_the_objects_are_scored_in_the_image_s_own_size():
     assert areas.max() < 32**2
     assert values["ap_small"] == values["ap"] and np.isnan(values["ap_medium"])
     assert values["mask_ap_small"] == values["mask_ap"]
+
+
+def test_sizes_of_objects_are_those_of_the_areas_that_the_source_tells():
+    source = [{**SCENES[i], "areas": 0 * SCENES[i]["areas"] + 5000} for i in range(4)]
+    values = CocoAP(masks=True)(Oracle(), {}, context(source=source))
+    for kind in ("ap", "mask_ap"):
+        assert values[f"{kind}_medium"] == values[kind] == pytest.approx(1)
+        assert np.isnan(values[f"{kind}_small"])
+
+
+def test_masks_are_scaled_before_they_are_cut_off():
+    logits = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    found = np.asarray(as_pixels(jnp.asarray(logits), (9, 20)))
+    expected = np.stack([upsampled(masks, 9, 20) > 0 for masks in logits])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_crowds_are_missed_by_no_panoptic_map():
+    """The pixels of the crowd, which is not found, go to the other segment."""
+    segments = np.full((24, 32), 1, np.int32)
+    segments[18:] = 2
+    scene = {
+        "image": np.zeros((24, 32, 3), np.uint8),
+        "image_id": np.int32(0),
+        "boxes": np.array([[0, 0, 32, 18], [0, 18, 32, 24]], np.float32),
+        "classes": np.array([0, 1], np.int32),
+        "crowd": np.array([False, True]),
+        "segments": segments,
+    }
+    values = PanopticQuality(STUFF)(Oracle(), {}, context(source=[scene]))
+    assert (values["pq"], values["rq"]) == pytest.approx((18 / 24, 1))
 
 
 def test_panoptic_quality_of_things_and_of_stuff():
