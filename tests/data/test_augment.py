@@ -382,6 +382,13 @@ def test_random_erasing_puts_noise_of_the_data_into_a_box():
     np.testing.assert_allclose(values.std(0) / 255, 0.05, atol=1e-3)
 
 
+def test_holes_may_be_high():
+    pixels = np.zeros((100, 100, 3), np.uint8)
+    erase = RandomErasing(prob=1.0, area=(0.02, 0.02), ratio=(2.0, 2.0))
+    hole = apply(erase, pixels).any(-1)
+    assert (hole.any(1).sum(), hole.any(0).sum()) == (20, 10)
+
+
 def test_noise_is_cut_off_at_the_levels():
     transform = RandomErasing(prob=1.0, mean=(0.5,), std=(10.0,))
     values = apply(transform, np.full((40, 40, 1), 100, np.uint8))

@@ -150,6 +150,18 @@ def test_boxes_are_those_of_timm(mixed):
     assert min(heights) == 1 or min(widths) == 1
 
 
+def test_boxes_lie_off_the_diagonal():
+    """Rows and columns of a square are drawn each on its own."""
+    image = jnp.broadcast_to(jnp.arange(2.0).reshape(2, 1, 1, 1), (2, 9, 9, 1))
+    mix = MixupCutMix(switch_prob=1.0)
+    function = slow.jit(jax.vmap(lambda rng: mix(rng, image, jnp.eye(2))[0][0, ..., 0]))
+    inside = np.asarray(function(jax.random.split(RNG, 40))) == 1
+    boxes = inside[inside.any((1, 2))]
+    assert len(boxes) > 20
+    same = (boxes.any(1) == boxes.any(2)).all(1)
+    assert same.mean() < 0.5
+
+
 def test_without_mixing_images_stay_as_they_are():
     image = jnp.asarray(pixels_of(BATCHES), jnp.float32)
     target = jnp.eye(BATCH)
