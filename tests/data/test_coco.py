@@ -206,6 +206,15 @@ def test_annotations_need_no_image(source, tmp_path):
             np.testing.assert_array_equal(part, example[name])
 
 
+def test_areas_that_are_not_told_are_those_of_the_boxes(folder):
+    data = instances()
+    for annotation in data["annotations"]:
+        del annotation["area"]
+    write(folder / "bare.json", data)
+    source = CocoInstances(str(folder / "bare.json"), str(folder))
+    assert source[1]["areas"].tolist() == [12, 16, 4]
+
+
 def test_a_file_of_several_splits_is_cut(folder, tmp_path):
     data = instances()
     for image, split in zip(data["images"], ("train", "val", "train"), strict=True):

@@ -159,6 +159,18 @@ def test_images_are_scaled_as_pillow_does():
     assert ResizeObjects((48,))(example, rng()) is example
 
 
+def test_each_axis_has_a_scale_of_its_own():
+    """Sides become whole numbers: 7x10 pixels 3x4, and not 3 by 4.29."""
+    example = {
+        "image": grid(7, 10),
+        "boxes": np.array([[0, 0, 10, 7]], np.float32),
+        "classes": np.zeros(1, np.int32),
+    }
+    result = ResizeObjects((3,))(example, rng())
+    assert result["image"].shape == (3, 4, 3)
+    np.testing.assert_allclose(result["boxes"], [[0, 0, 4, 3]], rtol=1e-6)
+
+
 def test_segments_take_the_nearest_pixel():
     """As torch's interpolate(mode="nearest"), which DETR scales masks with."""
     segments = np.arange(12, dtype=np.int32).reshape(3, 4)
