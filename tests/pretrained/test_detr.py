@@ -3,6 +3,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -142,6 +143,9 @@ def test_what_is_saved_is_loaded(tmp_path, variables, masks, learned):
     start = f"{prefix}.backbone.conv_encoder.model."
     assert f"{start}embedder.embedder.convolution.weight" in tensors
     if learned:
+        for name in ("row", "column"):
+            table = tensors[f"{prefix}.position_embedding.{name}_embeddings.weight"]
+            np.testing.assert_array_equal(table, here["params"]["positions"][name])
         # As version 4 wrote them.
         older = {
             name.replace(
@@ -152,6 +156,26 @@ def test_what_is_saved_is_loaded(tmp_path, variables, masks, learned):
         assert older.keys() != tensors.keys()
         save_file(older, path)
         assert_same(pretrained.load(str(tmp_path))[1], here)
+
+
+def test_leaves_that_shapes_cannot_tell(tmp_path, variables):
+    detr.save(str(tmp_path), MODEL, variables)
+    theirs = load_file(tmp_path / detr.WEIGHTS)
+    layer, ours = "detr.model.decoder.layers.0", variables["params"]["decoder"]
+    block = ours["layers"]["block_0"]
+    for residual, name in (
+        ("mixer_residual", "self_attn_layer_norm"),
+        ("cross_residual", "encoder_attn_layer_norm"),
+        ("mlp_residual", "final_layer_norm"),
+    ):
+        for leaf, there in (("scale", "weight"), ("bias", "bias")):
+            expected = block[residual]["norm"][leaf][0]
+            np.testing.assert_array_equal(theirs[f"{layer}.{name}.{there}"], expected)
+    for mixer, name in (("mixer", "self_attn"), ("cross", "encoder_attn")):
+        for part, there in (("query", "q"), ("key", "k"), ("value", "v")):
+            expected = block[mixer][part]["kernel"][0].reshape(16, 16).T
+            there = theirs[f"{layer}.{name}.{there}_proj.weight"]
+            np.testing.assert_array_equal(there, expected)
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,25 @@ def test_kinds_come_back(tmp_path, kind):
     assert_same(part, expected)
 
 
+def test_leaves_that_shapes_cannot_tell(tmp_path):
+    model = small(resnet.CLASSIFIER)
+    variables = random_variables(resnet.expected_leaves(model))
+    resnet.save(str(tmp_path), model, variables)
+    theirs = load_file(tmp_path / resnet.WEIGHTS)
+    params, averages = (
+        variables[name]["backbone"]["stage_1_block_0"]
+        for name in ("params", "batch_stats")
+    )
+    layer = "resnet.encoder.stages.1.layers.0.layer.1"
+    kernel = np.einsum("yxio->oiyx", params["conv_1"]["kernel"])
+    np.testing.assert_array_equal(theirs[f"{layer}.convolution.weight"], kernel)
+    norm = params["norm_1"] | averages["norm_1"]
+    names = ("scale", "weight"), ("bias",) * 2, ("mean", "running_mean")
+    for ours, name in (*names, ("var", "running_var")):
+        there = theirs[f"{layer}.normalization.{name}"]
+        np.testing.assert_array_equal(there, norm[ours])
+
+
 @pytest.mark.parametrize(
     "args",
     [

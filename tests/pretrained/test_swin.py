@@ -111,6 +111,17 @@ def test_architectures_of_timm(architecture):
     assert (written["architecture"], written["model_args"]) == (architecture, {})
 
 
+def test_windows_of_timm_that_have_grown():
+    """The last stage's maps had 6x6 places at 192 pixels: timm/models, swin v2."""
+    for size in ("12to16_192to256", "12to24_192to384"):
+        model = timm_swin.model_of({"architecture": f"swinv2_large_window{size}"})
+        trained = [
+            attention.keywords["position"].keywords["trained_window_size"]
+            for attention in model.backbone.attention
+        ]
+        assert trained == [12, 12, 12, 6]
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -204,6 +215,38 @@ def test_rows_of_timm_are_queries_keys_values(tmp_path):
     merge = variables["params"]["backbone"]["merge_0"]["reduction"]["kernel"]
     there = theirs["layers.1.downsample.reduction.weight"]
     np.testing.assert_array_equal(there, merge.T)
+
+
+@pytest.mark.parametrize(
+    ("layout", "block", "patches", "norms"),
+    [
+        (
+            swin,
+            "swin.encoder.layers.1.blocks.0",
+            "swin.embeddings.patch_embeddings.projection",
+            ("layernorm_before", "layernorm_after"),
+        ),
+        (timm_swin, "layers.1.blocks.0", "patch_embed.proj", ("norm1", "norm2")),
+    ],
+    ids=["transformers", "timm"],
+)
+def test_leaves_that_shapes_cannot_tell(tmp_path, layout, block, patches, norms):
+    model = small() if layout is swin else small_timm()
+    variables = random_variables(layout.expected_leaves(model))
+    layout.save(str(tmp_path), model, variables)
+    theirs, ours = load_file(tmp_path / layout.WEIGHTS), variables["params"]["backbone"]
+    kernel = np.einsum("yxio->oiyx", ours["patch_embedding"]["kernel"])
+    np.testing.assert_array_equal(theirs[f"{patches}.weight"], kernel)
+    part = ours["stage_1_block_0"]
+    for name, residual in zip(norms, ("mixer_residual", "mlp_residual"), strict=True):
+        for leaf, there in (("scale", "weight"), ("bias", "bias")):
+            expected = part[residual]["norm"][leaf]
+            np.testing.assert_array_equal(theirs[f"{block}.{name}.{there}"], expected)
+    if layout is swin:
+        for name in ("query", "key", "value"):
+            expected = part["mixer"]["attention"][name]["kernel"].T
+            there = theirs[f"{block}.attention.self.{name}.weight"]
+            np.testing.assert_array_equal(there, expected)
 
 
 @pytest.mark.parametrize("layout", [swin, timm_swin])
