@@ -36,7 +36,8 @@ class Dense(nn.Module):
         self, x: Float[Array, "*batch inputs"]
     ) -> Float[Array, "*batch features"]:
         shape = (x.shape[-1], self.features)
-        return _product(self, x, self.param("kernel", self.kernel_init, shape))
+        kernel = self.param("kernel", self.kernel_init, shape)
+        return _product(self, x, jnp.asarray(kernel))
 
 
 class NtkDense(nn.Module):
