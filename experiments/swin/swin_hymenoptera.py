@@ -8,7 +8,7 @@ windows of 7. FOLDER has train/CLASS/ and val/CLASS/, such as the 244 and 153 im
 PyTorch's tutorial on transfer learning; swin_t_hymenoptera.py is such a transfer.
 Required beforehand: more than 0.60 of the held-out images right, where always to say
 "bees" is right for 0.54.
-Parameters: 570,526. Ours: ?
+Parameters: 570,526. Ours: 0.719
 """
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -7,7 +8,12 @@ import numpy as np
 import pytest
 
 from research.layers.attention import Attention
-from research.layers.linear import NtkDense, SpectralNormDense, WeightNormDense
+from research.layers.linear import (
+    Dense,
+    NtkDense,
+    SpectralNormDense,
+    WeightNormDense,
+)
 from research.layers.mlp import FeedForward
 from research.layers.stack import Stack, TransformerBlock
 from tests.layers import slow
@@ -141,3 +147,26 @@ def test_stands_in_a_stack(layer):
             jax.tree.leaves(old), jax.tree.leaves(new), strict=True
         ):
             assert before.shape[0] == 3 and not np.array_equal(before, after)
+
+
+def test_dense_is_that_of_flax_and_learns_alike():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 5))
+    ours, theirs = Dense(4), nn.Dense(4)
+    variables = ours.init(jax.random.key(1), x)
+    same = theirs.init(jax.random.key(1), x)
+    jax.tree.map(np.testing.assert_array_equal, variables, same)
+
+    def loss(layer):
+        return lambda variables, x: jnp.sum(jnp.sin(layer.apply(variables, x)))
+
+    for argument in (0, 1):
+        found = jax.grad(loss(ours), argument)(variables, x)
+        wanted = jax.grad(loss(theirs), argument)(variables, x)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), found, wanted)
+
+    # Of matrices: XLA sums over several axes slowly on CPUs.
+    gradient = jax.jit(jax.grad(loss(ours), (0, 1))).lower(variables, x).as_text()
+    products = re.findall(r"stablehlo.dot_general.*: (.*)", gradient)
+    assert len(products) == 3
+    assert all(re.fullmatch(r"[^>]*<\d+x\d+xf32>.*", p) for p in products)
+    assert not any(re.search(r"\d+x\d+x\d+xf32", p) for p in products)
