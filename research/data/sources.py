@@ -10,6 +10,7 @@ Images are uint8 (height, width, channels) and labels integers.
 
 import gzip
 import hashlib
+import importlib
 import io
 import itertools
 import zipfile
@@ -469,6 +470,9 @@ class Tfds(Lazy):
             ) from error
 
 
+TFDS_KINDS = ("image", "image_classification", "object_detection", "text", "translate")
+
+
 def _import_tfds() -> Any:
     try:
         import tensorflow_datasets
@@ -476,6 +480,9 @@ def _import_tfds() -> Any:
         raise UserError(
             "this experiment reads TFDS data: pip install tensorflow-datasets"
         ) from error
+    # Sets of these kinds are known by name only once their package is imported.
+    for kind in TFDS_KINDS:
+        importlib.import_module(f"tensorflow_datasets.{kind}")
     return tensorflow_datasets
 
 

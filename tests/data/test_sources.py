@@ -406,7 +406,11 @@ def test_an_unknown_tfds_split_is_refused_with_those_there_are(prepared):
 
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [("mnist", "mnist/3.0.1"), ("never_heard_of:2.0.0", "never_heard_of/2.0.0")],
+    [
+        ("mnist", "mnist/3.0.1"),
+        ("glue/sst2", "glue/sst2/2.0.0"),  # known once its kind of sets is
+        ("never_heard_of:2.0.0", "never_heard_of/2.0.0"),
+    ],
 )
 def test_missing_tfds_data_are_told_and_not_downloaded(tmp_path, name, folder):
     source = Tfds(name, data_dir=str(tmp_path))
