@@ -25,7 +25,12 @@ from typing import Any
 import flax.linen as nn
 
 from research.data.coco import CocoInstances
-from research.data.detection import detr_evaluation, detr_training, targets_spec
+from research.data.detection import (
+    SMALLER_SIZES,
+    detr_evaluation,
+    detr_training,
+    targets_spec,
+)
 from research.data.groups import GroupedData
 from research.evals.base import Evaluator
 from research.evals.coco import CocoAP
@@ -59,17 +64,6 @@ TRAINABLE = "^(?!backbone/(stem|stage_0))"
 """All but the first layers of the backbone."""
 
 LARGEST = (1344, 1344)
-SMALLER = (
-    (512, 768),
-    (768, 512),
-    (672, 1024),
-    (1024, 672),
-    (800, 1088),
-    (1088, 800),
-    (864, 1344),
-    (1344, 864),
-)
-"""Heights and widths of batches: what the multiple scales of training need."""
 
 
 def experiment(
@@ -159,7 +153,7 @@ def data(folder: str, batch_size: int) -> GroupedData:
         transforms=detr_training(),
         eval_transforms=detr_evaluation(),
         spec=targets_spec(LARGEST, num_objects=100),
-        smaller=SMALLER,
+        smaller=SMALLER_SIZES,
         num_workers=8,
     )
 

@@ -22,7 +22,12 @@ from typing import Literal
 
 from experiments.detection import detr_r50_coco as base
 from research.data.coco import COCO_IDS, CocoInstances, CocoPanoptic
-from research.data.detection import detr_evaluation, detr_training, targets_spec
+from research.data.detection import (
+    SMALLER_SIZES,
+    detr_evaluation,
+    detr_training,
+    targets_spec,
+)
 from research.data.groups import GroupedData
 from research.evals.coco import CocoAP
 from research.evals.panoptic import PanopticQuality
@@ -123,7 +128,7 @@ def data(folder: str, batch_size: int, masks: bool) -> GroupedData:
         transforms=detr_training(num_objects, crowds=True),
         eval_transforms=detr_evaluation(num_objects),
         spec=targets_spec(base.LARGEST, num_objects, segments=masks),
-        smaller=base.SMALLER,
+        smaller=SMALLER_SIZES,
         num_workers=8,
     )
 
