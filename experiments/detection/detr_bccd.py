@@ -69,13 +69,13 @@ def data(folder: str, form: Form, batch_size: int) -> GroupedData:
 
 
 def experiment(
-    num_steps: int = 6000,
+    num_steps: int = 2800,
     batch_size: int = 8,
     embed_dim: int = 96,
     form: Form = "voc",
     folder: str = "~/data/twelvefold/bccd",
 ) -> Experiment:
-    """About an hour and a half on two CPU cores."""
+    """About twenty minutes on two CPU cores."""
     classes = (1, 2, 3)
     return Experiment(
         task=Detection(
@@ -84,12 +84,14 @@ def experiment(
                 num_classes=4,
                 num_queries=40,
                 embed_dim=embed_dim,
-                dropout_rate=0.1,
-            )
+            ),
+            # These photographs are pale: by ImageNet's numbers a third of the contrast.
+            mean=(0.737, 0.696, 0.715),
+            std=(0.061, 0.102, 0.075),
         ),
         data=data(folder, form, batch_size),
         optimizer=Adam(
-            Cosine(5e-4, num_steps=num_steps, warmup_steps=300),
+            Cosine(1e-3, num_steps=num_steps, warmup_steps=300),
             weight_decay=1e-4,
             clip_norm=0.1,
         ),
