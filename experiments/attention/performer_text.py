@@ -5,7 +5,7 @@
 softmax_text with the core of Choromanski et al. 2021,
 arXiv:2009.14794, with 64 features that are drawn anew at each step.
 Required beforehand: below 3.0 bits a byte on the files held out.
-Ours: ?
+Ours: 3.651, which falls short.
 """
 
 from experiments.attention import softmax_text

@@ -7,7 +7,7 @@ tens and ones turns round, and what is written apart there is one word here. Num
 below a million, none of which is in both sets; two layers a side (Vaswani et al. 2017,
 arXiv:1706.03762), with norms before the branches.
 Required beforehand: 90 % of 500 numbers that were not in training, exactly.
-Ours: ?
+Ours: 0.996
 """
 
 from functools import partial
@@ -65,7 +65,7 @@ def experiment(
             ),
             smoothing=0.0,
             beam_size=1,
-            extra_length=0,
+            extra_length=10,  # German ones are longer by up to 8 letters
         ),
         data=Data(
             train=NumberWords(990_000),
