@@ -10,9 +10,10 @@ judge by. `folder` holds JPEGImages and, with form=voc, Annotations and ImageSet
 the set is published; with form=coco a JSON file of all, annotations_coco.json[.gz],
 whose images each say their split. DETR (Carion et al. 2020, arXiv:2005.12872) at two
 CPU cores' size, that of detr_scenes, from whose run it begins, with queries and classes
-of its own. From nothing it does not learn from so few images where things are.
+of its own. From nothing, on images of four times the pixels, it had not learnt where
+things are after 1000 steps (AP50 0.03).
 Required beforehand: AP50, COCO's, of at least 0.50 on the test images.
-Ours: ?
+Ours: 0.504, and an AP of 0.253
 """
 
 from typing import Literal
@@ -78,7 +79,7 @@ def experiment(
     folder: str = "~/data/twelvefold/bccd",
     model: str = "runs/detr_scenes",
 ) -> Experiment:
-    """About twenty minutes on two CPU cores."""
+    """About ten minutes on two CPU cores."""
     classes = (1, 2, 3)
     return Experiment(
         task=Detection(
