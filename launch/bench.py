@@ -127,8 +127,7 @@ def bench(
     loader = None
     if data:
         tell("data: the first batches ...")
-        rate, local = _first_batch(experiment, repeats)
-        loader = rate
+        loader, local = _first_batch(experiment, repeats)
         batch = sharding.to_global(local, program.mesh, program.batch_size_of(local))
     else:
         batch = synthetic_batch(program)
@@ -168,8 +167,7 @@ def our_step(program: Program, batch: Mapping[str, jax.Array]) -> Contender:
         state, metrics = compiled(state, batch)
         jax.block_until_ready((state, metrics))
 
-    num_flops = program.flops_of(batch)
-    return _ours(program, step, num_flops)
+    return _ours(program, step, program.flops_of(batch))
 
 
 def our_loss(program: Program, batch: Mapping[str, jax.Array]) -> Contender:
@@ -200,9 +198,13 @@ def _ours(program: Program, step: Callable[[], None], num_flops: int) -> Contend
 def _first_batch(
     experiment: Experiment, repeats: int
 ) -> tuple[float, Mapping[str, np.ndarray]]:
-    """Examples per second of the batches after the first one, and that one."""
-    with contextlib.closing(experiment.data.batches()) as batches:
+    """Examples per second in the long run, and the first batch."""
+    data = experiment.data
+    with contextlib.closing(data.batches()) as batches:
         first = next(batches)
+        # Those that were made meanwhile cost nothing.
+        for _ in range(data.prefetch * max(data.num_workers, 1)):
+            next(batches)
         started, made = time.perf_counter(), 0
         for batch in itertools.islice(batches, repeats):
             made += len(next(iter(batch.values())))
